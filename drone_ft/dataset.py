@@ -77,6 +77,15 @@ def split(examples: Sequence[Example], test_share: float = 0.15, seed: int = 0) 
     return [dataclasses.replace(e, split="test" if i in test else "train") for i, e in enumerate(examples)]
 
 
+def complete_split(examples: Sequence[Example]) -> list[Example]:
+    """The examples, where one has no split yet it joins its twins, or training when it has none."""
+    splits: dict[int, str] = {}
+    for group in _twins(examples):
+        known = [examples[i].split for i in group if examples[i].split]
+        splits.update({i: examples[i].split or known[0] if known else "train" for i in group})  # type: ignore[misc]
+    return [dataclasses.replace(e, split=splits[i]) for i, e in enumerate(examples)]
+
+
 def _twins(examples: Sequence[Example]) -> list[list[int]]:
     """Indices of examples, grouped where they share a template or have the same words but for numbers."""
     group_of: dict[str, list[int]] = {}
@@ -93,7 +102,7 @@ def _twins(examples: Sequence[Example]) -> list[list[int]]:
                 groups.remove(other)
                 group_of.update({key: group for key, value in group_of.items() if value is other})
         group.append(index)
-        group_of.update({key: group for key in keys})
+        group_of.update(dict.fromkeys(keys, group))
     return [sorted(group) for group in groups]
 
 
@@ -105,7 +114,9 @@ def to_jsonl(examples: Iterable[Example], catalog: Catalog, form: Form = "tools"
 
 def _line(example: Example, catalog: Catalog, tools: list[dict[str, Any]], form: Form) -> dict[str, Any]:
     called = {"name": example.call.name, "arguments": json.dumps(example.call.arguments, ensure_ascii=False)}
-    messages: list[dict[str, Any]] = [{"role": "system", "content": catalog.system_prompt}] if catalog.system_prompt else []
+    messages: list[dict[str, Any]] = (
+        [{"role": "system", "content": catalog.system_prompt}] if catalog.system_prompt else []
+    )
     messages.append({"role": "user", "content": example.prompt})
     if form == "functions":
         messages.append({"role": "assistant", "function_call": called})
@@ -184,7 +195,10 @@ def _read_row(line: str, name: str, catalogs: dict[str, Catalog]) -> _Row:
     if not said["user"]:
         raise _Bad("messages", "there is no user message; add the person's words")
     if messages[-1]["role"] != "assistant":
-        raise _Bad(f"messages[{len(messages) - 1}].role", f"the last message must be the assistant's, received {messages[-1]['role']!r}")
+        raise _Bad(
+            f"messages[{len(messages) - 1}].role",
+            f"the last message must be the assistant's, received {messages[-1]['role']!r}",
+        )
     catalog = _row_catalog(row, said["system"], name, catalogs)
     call = _row_call(messages[-1], f"messages[{len(messages) - 1}]")
     wrong = problems(catalog, call)

@@ -1,0 +1,325 @@
+"""Ask models the same cases, score every answer, compare two models and say how sure the comparison is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+
+import openai
+from scipy.stats import binomtest
+
+from drone_ft import endpoints
+from drone_ft.catalog import Call, Catalog, problems
+from drone_ft.errors import DatasetError, EndpointError, EndpointRefused
+
+
+class Outcome(StrEnum):
+    """What one answer turned out to be; unscored means that no answer came, which is nobody's mistake."""
+
+    CORRECT = "correct"
+    WRONG_ARGUMENTS = "wrong_arguments"
+    WRONG_FUNCTION = "wrong_function"
+    WRONGLY_REJECTED = "wrongly_rejected"
+    SHOULD_HAVE_REJECTED = "should_have_rejected"
+    NO_CALL = "no_call"
+    UNSCORED = "unscored"
+
+    @property
+    def words(self) -> str:
+        """The outcome as people read it."""
+        return self.value.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request with the call it should become; `accept` lists further right values per argument (null: may be left out)."""
+
+    prompt: str
+    call: Call
+    accept: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered: a call, or text, or an error; `seconds` is how long it took."""
+
+    prompt: str
+    call: Call | None
+    text: str = ""
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def read_cases(path: str | Path, catalog: Catalog | None = None) -> list[Case]:
+    """The cases of a JSONL file, one `{"prompt", "call": {"name", "arguments"}, "accept"?}` a line.
+
+    Raises DatasetError naming line and field; with `catalog`, also where a call does not fit it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(
+            f"The cases were not read: {path} ({error.strerror}). Name a JSONL file of cases."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"The cases were not read: {path.name} is not UTF-8 text. Save it as UTF-8.") from error
+    cases = [
+        _read_case(line, f"{path.name}, line {n}", catalog)
+        for n, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    if not cases:
+        raise DatasetError(f"{path.name} holds no cases. Write one JSON object a line, with prompt and call.")
+    return cases
+
+
+def _read_case(line: str, where: str, catalog: Catalog | None) -> Case:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{where}, column {error.colno}: not JSON ({error.msg}). Mend the line.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        raise DatasetError(f"{where}, prompt: expected the person's words. Add a prompt.")
+    call, accept = row.get("call"), row.get("accept") or {}
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        raise DatasetError(f'{where}, call: expected {{"name", "arguments"}}, received {call!r}.')
+    if not isinstance(call.get("arguments", {}), dict):
+        raise DatasetError(f"{where}, call.arguments: expected a JSON object, received {call['arguments']!r}.")
+    if not isinstance(accept, dict) or not all(isinstance(values, list) for values in accept.values()):
+        raise DatasetError(f"{where}, accept: expected lists of values by argument, received {accept!r}.")
+    case = Case(row["prompt"], Call(call["name"], call.get("arguments", {})), accept)
+    wrong = problems(catalog, case.call) if catalog else []
+    if wrong:
+        raise DatasetError(
+            f"{where}, call of {case.call.name}: {'; '.join(wrong)}. Mend the case or choose its catalog."
+        )
+    return case
+
+
+def score(case: Case, answer: Answer, reject: str | None) -> Outcome:
+    """What an answer is worth, given the case and the name of the reject function."""
+    if answer.error is not None:
+        return Outcome.UNSCORED
+    if answer.call is None:
+        return Outcome.NO_CALL
+    if case.call.name == reject:
+        return Outcome.CORRECT if answer.call.name == reject else Outcome.SHOULD_HAVE_REJECTED
+    if answer.call.name == reject:
+        return Outcome.WRONGLY_REJECTED
+    if answer.call.name != case.call.name:
+        return Outcome.WRONG_FUNCTION
+    return Outcome.CORRECT if _same_arguments(case, answer.call.arguments) else Outcome.WRONG_ARGUMENTS
+
+
+def _same_arguments(case: Case, arguments: dict[str, Any]) -> bool:
+    names = list(dict.fromkeys([*case.call.arguments, *arguments]))
+    for name in names:
+        allowed = [case.call.arguments.get(name), *case.accept.get(name, [])]
+        if not any(_same(arguments.get(name), value) for value in allowed):
+            return False
+    return True
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of JSON values: 5 is 5.0, but true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
+def ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Answer:
+    """One request put to one model, with the catalog's tools; a call is required, so that all models play by one rule.
+
+    A server that is down gives an Answer with `error`; a refusal that would meet every case (unknown model, bad key)
+    raises EndpointRefused.
+    """
+    messages: Any = [{"role": "user", "content": prompt}]
+    if catalog.system_prompt:
+        messages.insert(0, {"role": "system", "content": catalog.system_prompt})
+    started = time.perf_counter()
+    try:
+        reply = endpoints.patiently(
+            lambda: client.chat.completions.create(
+                model=model,
+                messages=messages,
+                tools=cast(Any, catalog.tools()),
+                tool_choice="required",
+                parallel_tool_calls=False,
+                temperature=0,
+            )
+        )
+    except EndpointRefused:
+        raise
+    except EndpointError as error:
+        return Answer(prompt, None, seconds=time.perf_counter() - started, error=str(error))
+    seconds = time.perf_counter() - started
+    message = reply.choices[0].message if reply.choices else None
+    if message is None:
+        return Answer(prompt, None, seconds=seconds, error="The server sent a reply without an answer.")
+    return _answer(prompt, message, seconds)
+
+
+def _answer(prompt: str, message: Any, seconds: float) -> Answer:
+    """The call in a reply; a reply with broken JSON or several calls is kept as text, never as a call."""
+    called = [tool.function for tool in message.tool_calls or [] if tool.type == "function"]
+    if len(called) != 1:
+        words = "; ".join(f"{c.name}({c.arguments})" for c in called) or message.content or message.refusal or ""
+        return Answer(prompt, None, text=words, seconds=seconds)
+    try:
+        arguments = json.loads(called[0].arguments or "{}")
+    except json.JSONDecodeError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        return Answer(prompt, None, text=f"{called[0].name}({called[0].arguments})", seconds=seconds)
+    return Answer(prompt, Call(called[0].name, arguments), seconds=seconds)
+
+
+def ask_all(
+    client: openai.OpenAI,
+    model: str,
+    catalog: Catalog,
+    prompts: Sequence[str],
+    on_progress: Callable[[int], None] = lambda done: None,
+    at_once: int = 32,
+) -> tuple[list[Answer], float]:
+    """Answers in the order of the prompts, and the seconds all of it took on the wall clock.
+
+    `on_progress` is told how many are done, at least once a second, and may raise to stop.
+    """
+    started = time.perf_counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        futures: list[Future[Answer]] = [pool.submit(ask, client, model, catalog, prompt) for prompt in prompts]
+        waiting: set[Future[Answer]] = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                on_progress(len(futures) - len(waiting))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures], time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Base and tuned compared in one sentence; `p` is the exact McNemar probability, None with nothing to compare."""
+
+    sentence: str
+    better: int
+    worse: int
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every model answered to every case; every number is derived from the answers.
+
+    `answers` holds one list a model, in the order of `cases`; `seconds` the wall-clock seconds a model took.
+    """
+
+    id: str
+    name: str
+    reject: str | None
+    cases: list[Case]
+    answers: dict[str, list[Answer]]
+    seconds: dict[str, float]
+    created: float = 0.0
+
+    @property
+    def models(self) -> list[str]:
+        """The models asked, the base first."""
+        return list(self.answers)
+
+    def scores(self, model: str) -> list[Outcome]:
+        """The outcome of every case, in order."""
+        return [score(c, a, self.reject) for c, a in zip(self.cases, self.answers[model], strict=True)]
+
+    def outcomes(self, model: str) -> dict[Outcome, int]:
+        """How many answers had each outcome, all outcomes listed."""
+        scores = self.scores(model)
+        return {outcome: scores.count(outcome) for outcome in Outcome}
+
+    def possible(self, model: str) -> tuple[int, int]:
+        """Correct and asked among the possible requests that were scored."""
+        return self._share(model, lambda case: case.call.name != self.reject)
+
+    def impossible(self, model: str) -> tuple[int, int]:
+        """Correctly rejected and asked among the impossible requests that were scored."""
+        return self._share(model, lambda case: case.call.name == self.reject)
+
+    def by_function(self, model: str) -> dict[str, tuple[int, int]]:
+        """Correct and asked per function of the right call, in order of first appearance."""
+        names = dict.fromkeys(case.call.name for case in self.cases)
+        return {name: self._share(model, lambda case, name=name: case.call.name == name) for name in names}  # type: ignore[misc]
+
+    def differences(self, one: str, other: str) -> list[int]:
+        """Indices of the cases where the two models' outcomes or calls differ."""
+        pairs = zip(self.scores(one), self.scores(other), self.answers[one], self.answers[other], strict=True)
+        return [i for i, (s, t, a, b) in enumerate(pairs) if s != t or _key(a) != _key(b)]
+
+    def verdict(self, base: str, tuned: str) -> Verdict:
+        """Is the tuned model better, and could that be chance?"""
+        pairs = [
+            (s == Outcome.CORRECT, t == Outcome.CORRECT)
+            for s, t in zip(self.scores(base), self.scores(tuned), strict=True)
+            if Outcome.UNSCORED not in (s, t)
+        ]
+        better, worse = pairs.count((False, True)), pairs.count((True, False))
+        p = float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else None
+        return Verdict(_sentence(self, base, tuned, better, worse, p), better, worse, p)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of every model, as `evaluate --json` prints them."""
+        return {"models": {model: self._figures(model) for model in self.models}}
+
+    def _figures(self, model: str) -> dict[str, Any]:
+        shares = {"possible": self.possible(model), "impossible": self.impossible(model)}
+        return {
+            "n": len(self.cases),
+            "outcomes": {outcome.value: count for outcome, count in self.outcomes(model).items()},
+            **{name: {"correct": correct, "of": of} for name, (correct, of) in shares.items()},
+            "seconds_per_case": round(self.seconds[model] / len(self.cases), 4) if self.cases else None,
+        }
+
+    def _share(self, model: str, wanted: Callable[[Case], bool]) -> tuple[int, int]:
+        scored = [s for c, s in zip(self.cases, self.scores(model), strict=True) if wanted(c) and s != Outcome.UNSCORED]
+        return scored.count(Outcome.CORRECT), len(scored)
+
+
+def _key(answer: Answer) -> str:
+    return answer.call.key if answer.call else answer.text
+
+
+def _sentence(report: Report, base: str, tuned: str, better: int, worse: int, p: float | None) -> str:
+    parts = []
+    for words, share in (
+        ("possible requests exactly right", report.possible),
+        ("impossible requests rejected", report.impossible),
+    ):
+        (was, of), (now, of_now) = share(base), share(tuned)
+        if of_now:
+            parts.append(f"{now} of {of_now} {words} (base: {was} of {of})")
+    figures = " and ".join(parts)
+    unscored = report.outcomes(tuned)[Outcome.UNSCORED] + report.outcomes(base)[Outcome.UNSCORED]
+    outage = f" {unscored} answers never came and are not counted." if unscored else ""
+    if not parts:
+        return f"There is nothing to compare: no request was answered.{outage}"
+    if p is None:
+        return f"The tuned model does no better and no worse than the base: {figures}.{outage}"
+    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p >= 0.05:
+        return f"No clear difference between tuned and base yet: {figures}. It could be chance ({chance}); ask more cases.{outage}"
+    return f"The tuned model is {'better' if better > worse else 'worse'}: {figures}. This is not chance ({chance}).{outage}"

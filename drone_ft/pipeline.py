@@ -1,0 +1,222 @@
+"""The stages joined: what a button or a terminal verb starts, with progress at every step.
+
+Each function takes the store, a Progress and its settings; it reads values, calls stages, saves what they return.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from drone_ft import dataset, endpoints, evaluation, fine_tuning, permutations, synthesis
+from drone_ft.catalog import Catalog, default_catalog
+from drone_ft.dataset import Example
+from drone_ft.endpoints import Endpoint
+from drone_ft.errors import DatasetError, EndpointError
+from drone_ft.evaluation import Case, Report
+from drone_ft.fine_tuning import Job
+from drone_ft.store import Store
+from drone_ft.work import Progress
+
+CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
+TEST_SPLIT = "test split"
+# Enough for the default data; a person may choose another number on the page.
+DEFAULT_EPOCHS = 3
+
+
+def demo(store: Store, progress: Progress, epochs: int = DEFAULT_EPOCHS, seed: int = 0) -> None:
+    """From the default catalog to the verdict; result: job_id, base, model, report_id."""
+    progress.plan(
+        ("calls", "List every call the catalog allows"),
+        ("examples", "Write requests for each call"),
+        ("split", "Split into train and test, as JSONL"),
+        ("server", "Start the model on this computer"),
+        ("tune", "Fine-tune the model"),
+        ("base", "Ask the base model"),
+        ("tuned", "Ask the tuned model"),
+    )
+    catalog = store.set_catalog(default_catalog())
+    with progress.step("calls") as step:
+        counts = permutations.count_catalog(catalog)
+        step.update(len(counts), len(counts), f"{sum(counts.values())} calls of {len(counts)} functions")
+    with progress.step("examples") as step:
+        written = store.examples()
+        step.note(f"kept your {len(written)} examples" if written else "")
+        if not written:
+            written = synthesis.write_examples(catalog, seed).examples
+            step.note(_mix(written, catalog))
+    with progress.step("split") as step:
+        examples = _split(store, written, seed)
+        train, test = _jsonl(examples, catalog)
+        step.note(f"{_count(examples, 'train')} to train on, {_count(examples, 'test')} kept aside")
+    with progress.step("server"):
+        endpoint = endpoints.local_endpoint()
+        client = endpoints.client(endpoint)
+        base = base_model(client)
+    job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo")
+    models = {"base": base, "tuned": str(job.tuned_model)}
+    cases = evaluation.read_cases(CASES / "drone.jsonl", catalog)
+    _evaluate(store, progress, client, catalog, "drone", cases, models)
+
+
+def write(store: Store, progress: Progress, seed: int = 0) -> None:
+    """Write examples for the current catalog in place of those there (undo brings them back); result: plain, removal."""
+    progress.plan(("examples", "Write requests for each call"), ("split", "Split into train and test"))
+    catalog = store.catalog()
+    with progress.step("examples") as step:
+        writing = synthesis.write_examples(catalog, seed)
+        step.note(_mix(writing.examples, catalog))
+    with progress.step("split"):
+        removal = store.replace_examples(dataset.split(writing.examples, seed=seed))
+    progress.remember(plain=list(writing.plain), removal=removal)
+
+
+def tune(
+    store: Store, progress: Progress, model: str | None = None, epochs: int = DEFAULT_EPOCHS, suffix: str = ""
+) -> None:
+    """Fine-tune on the approved examples of the current catalog; result: job_id, model."""
+    progress.plan(("server", "Start the model on this computer"), ("tune", "Fine-tune the model"))
+    catalog = store.catalog()
+    examples = dataset.complete_split(approved(store.examples()))
+    train, test = _jsonl(examples, catalog)
+    with progress.step("server"):
+        endpoint = endpoints.local_endpoint()
+        client = endpoints.client(endpoint)
+        model = model or base_model(client)
+    _tune(store, progress, endpoint, client, train, test, model, epochs, suffix)
+
+
+def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "drone") -> None:
+    """Ask base and tuned (`models`, in that order) the same cases; result: report_id."""
+    roles = dict(zip(("base", "tuned"), models, strict=False))
+    titles = {"base": "Ask the base model", "tuned": "Ask the tuned model"}
+    catalog = store.catalog()
+    asked = choose_cases(store, catalog, cases)
+    progress.plan(("server", "Start the model on this computer"), *((role, titles[role]) for role in roles))
+    with progress.step("server"):
+        client = endpoints.client(endpoints.local_endpoint())
+    _evaluate(store, progress, client, catalog, cases, asked, roles)
+
+
+KINDS: dict[str, Callable[..., None]] = {"demo": demo, "write": write, "tune": tune, "evaluate": evaluate}
+
+
+def base_model(client: openai.OpenAI) -> str:
+    """The endpoint's own model; the first that is not a tuned one."""
+    for model in endpoints.patiently(lambda: client.models.list()).data:
+        if not model.id.startswith("ft:"):
+            return model.id
+    raise EndpointError("The server lists no base model. Check its settings.")
+
+
+def approved(examples: list[Example]) -> list[Example]:
+    """The examples that may be trained on; raises DatasetError when there are too few."""
+    good = [example for example in examples if example.status == "approved"]
+    if len(good) < 10:
+        raise DatasetError(
+            f"There are {len(good)} approved examples; fine-tuning needs at least 10. Write or approve more first."
+        )
+    return good
+
+
+def choose_cases(store: Store, catalog: Catalog, name: str) -> list[Case]:
+    """The cases of a name: a file in data/cases, or the test split of the catalog's own examples."""
+    if name == TEST_SPLIT:
+        kept = [Case(e.prompt, e.call, e.accept) for e in store.examples() if e.split == "test"]
+        if not kept:
+            raise DatasetError(
+                "No examples are kept aside for testing. Write examples first; some are then kept aside."
+            )
+        return kept
+    return evaluation.read_cases(CASES / f"{name}.jsonl", catalog)
+
+
+def _split(store: Store, written: list[Example], seed: int) -> list[Example]:
+    """The examples with their splits; examples that had them keep them."""
+    if any(example.split for example in written):
+        return dataset.complete_split(approved(written))
+    examples = dataset.split(written, seed=seed)
+    store.replace_examples(examples)
+    return approved(examples)
+
+
+def _jsonl(examples: list[Example], catalog: Catalog) -> tuple[str, str]:
+    parts = ([e for e in examples if e.split == "train"], [e for e in examples if e.split == "test"])
+    return dataset.to_jsonl(parts[0], catalog), dataset.to_jsonl(parts[1], catalog)
+
+
+def _tune(
+    store: Store,
+    progress: Progress,
+    endpoint: Endpoint,
+    client: openai.OpenAI,
+    train: str,
+    validation: str,
+    model: str,
+    epochs: int,
+    suffix: str,
+) -> Job:
+    with progress.step("tune") as step:
+        step.update(0, 0, "handing over the data")
+        job = _job_to_go_on_with(store, progress, train)
+        if job is None:
+            job = fine_tuning.start(client, endpoint.name, train, validation or None, model, epochs, suffix)
+            store.save_job(job, train, validation)
+            progress.remember(job_id=job.id)
+
+        def changed(now: Job) -> None:
+            store.save_job(now)
+            done, total = fine_tuning.progress(now)
+            step.update(done, total, now.message, now.seconds_left)
+
+        job = fine_tuning.follow(client, job, changed)
+        step.note(f"{job.tuned_model}")
+    progress.remember(model=job.tuned_model)
+    return job
+
+
+def _job_to_go_on_with(store: Store, progress: Progress, train: str) -> Job | None:
+    """The job an earlier, broken-off run had started on the same data, unless it failed."""
+    job = store.job(progress.run.result.get("job_id", ""))
+    if job is None or job.status in ("failed", "cancelled") or store.job_data(job.id)[0] != train:
+        return None
+    return job
+
+
+def _evaluate(
+    store: Store,
+    progress: Progress,
+    client: openai.OpenAI,
+    catalog: Catalog,
+    name: str,
+    cases: list[Case],
+    models: dict[str, str],
+) -> Report:
+    answers: dict[str, list[evaluation.Answer]] = {}
+    seconds: dict[str, float] = {}
+    for role, model in models.items():
+        with progress.step(role) as step:
+            step.update(0, len(cases), model)
+
+            def tell(done: int, step: Any = step) -> None:
+                step.update(done, len(cases))
+
+            answers[model], seconds[model] = evaluation.ask_all(client, model, catalog, [c.prompt for c in cases], tell)
+    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time())
+    store.save_report(report)
+    progress.remember(report_id=report.id, base=next(iter(models.values())))
+    return report
+
+
+def _mix(examples: list[Example], catalog: Catalog) -> str:
+    rejected = sum(example.call.name == catalog.reject for example in examples)
+    return f"{len(examples) - rejected} possible requests, {rejected} impossible ones"
+
+
+def _count(examples: list[Example], split: str) -> int:
+    return sum(example.split == split for example in examples)

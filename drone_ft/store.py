@@ -1,0 +1,355 @@
+"""The only reader and writer of the database: catalogs, examples, jobs, reports and runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from filelock import FileLock
+from sqlalchemy.engine import Connection
+
+from drone_ft import evaluation, fine_tuning, work
+from drone_ft.catalog import Call, Catalog, default_catalog, parse_catalog
+from drone_ft.dataset import Example
+from drone_ft.endpoints import workspace
+from drone_ft.errors import StoreError
+
+NEWEST_MIGRATION = "0001"
+metadata = sa.MetaData()
+catalogs = sa.Table(
+    "catalogs",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("is_current", sa.Boolean, nullable=False),
+)
+examples = sa.Table(
+    "examples",
+    metadata,
+    sa.Column("row", sa.Integer, primary_key=True),
+    sa.Column("catalog", sa.String, nullable=False, index=True),
+    sa.Column("id", sa.String, nullable=False, index=True),
+    sa.Column("body", sa.JSON, nullable=False),
+    # Removing marks a row with the number of the removal, so that it can be undone.
+    sa.Column("removal", sa.Integer, nullable=True),
+)
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    # A frozen copy of what the job was trained on.
+    sa.Column("train_jsonl", sa.Text, nullable=False),
+    sa.Column("validation_jsonl", sa.Text, nullable=False),
+)
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+)
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False, index=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    # Its own column: the page that cancels and the process that reports never overwrite each other.
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+)
+
+
+class Store:
+    """The user's saved work; every write is one transaction, every method raises StoreError when the disk refuses."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder) if folder else workspace()
+        url = os.environ.get("DRONE_FT_DATABASE") or f"sqlite:///{self.folder / 'drone_ft.db'}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The folder {self.folder} cannot be made: {error.strerror}. Set DRONE_FT_WORKSPACE to another one."
+            ) from error
+        self._engine = sa.create_engine(url, json_serializer=lambda value: json.dumps(value, ensure_ascii=False))
+        if url.startswith("sqlite"):
+            sa.event.listen(self._engine, "connect", _set_up_sqlite)
+        with self._transaction() as connection:
+            is_new = _is_newest(connection)
+        if not is_new:
+            self._migrate()
+
+    def _migrate(self) -> None:
+        """Bring the database to the newest schema; one process at a time, so that two starting at once don't collide."""
+        from alembic import command
+        from alembic.config import Config
+
+        with FileLock(self.folder / "migrate.lock", timeout=60), self._transaction() as connection:
+            if not _is_newest(connection):
+                config = Config()
+                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (sa.exc.DBAPIError, sa.exc.OperationalError) as error:
+            raise StoreError(
+                f"The database in {self.folder} refused: {error.orig}. Nothing saved before was changed. "
+                "Check that the disk is not full and the folder may be written, then try again."
+            ) from error
+
+    # Catalogs
+
+    def catalog(self) -> Catalog:
+        """The current catalog; the default one until another is chosen."""
+        with self._transaction() as connection:
+            body = connection.scalar(sa.select(catalogs.c.body).where(catalogs.c.is_current))
+        return parse_catalog(body, body["name"]) if body else default_catalog()
+
+    def catalogs(self) -> list[str]:
+        """Names of the saved catalogs, in order."""
+        with self._transaction() as connection:
+            return list(connection.scalars(sa.select(catalogs.c.name).order_by(catalogs.c.name)))
+
+    def set_catalog(self, catalog: Catalog) -> Catalog:
+        """Save a catalog and make it the current one; another catalog of that name keeps it, the new one gets a number."""
+        with self._transaction() as connection:
+            saved = {row.name: row.body for row in connection.execute(sa.select(catalogs.c.name, catalogs.c.body))}
+            name, number = catalog.name, 1
+            while name in saved and saved[name] != dataclasses.replace(catalog, name=name).to_json():
+                number += 1
+                name = f"{catalog.name} {number}"
+            catalog = dataclasses.replace(catalog, name=name)
+            connection.execute(catalogs.update().values(is_current=False))
+            connection.execute(catalogs.delete().where(catalogs.c.name == name))
+            connection.execute(catalogs.insert().values(name=name, body=catalog.to_json(), is_current=True))
+        return catalog
+
+    def choose_catalog(self, name: str) -> Catalog:
+        """Make a saved catalog the current one; raises StoreError for an unknown name."""
+        with self._transaction() as connection:
+            body = connection.scalar(sa.select(catalogs.c.body).where(catalogs.c.name == name))
+        if body is None:
+            raise StoreError(
+                f"There is no saved catalog named {name!r}. Choose one of: {', '.join(self.catalogs()) or 'none yet'}."
+            )
+        return self.set_catalog(parse_catalog(body, name))
+
+    # Examples of the current catalog
+
+    def examples(self, catalog: str | None = None) -> list[Example]:
+        """The examples of a catalog (the current one), in order, without the removed."""
+        with self._transaction() as connection:
+            query = sa.select(examples.c.body).where(
+                examples.c.catalog == (catalog or self._current(connection)), examples.c.removal.is_(None)
+            )
+            return [_example(body) for body in connection.scalars(query.order_by(examples.c.row))]
+
+    def replace_examples(self, new: Sequence[Example]) -> int:
+        """Put new examples in place of all; the old ones can be brought back with `undo_remove`. Returns the removal."""
+        with self._transaction() as connection:
+            removal = self._remove(connection, None)
+            self._insert(connection, new)
+        return removal
+
+    def add_examples(self, new: Sequence[Example]) -> None:
+        """Add examples behind the others."""
+        with self._transaction() as connection:
+            self._insert(connection, new)
+
+    def save_example(self, example: Example, old_id: str | None = None) -> None:
+        """Save an edited example in its place (`old_id` where editing changed its id), or add it."""
+        with self._transaction() as connection:
+            here = sa.and_(
+                examples.c.catalog == self._current(connection),
+                examples.c.removal.is_(None),
+                examples.c.id == (old_id or example.id),
+            )
+            body = dataclasses.asdict(example)
+            if not connection.execute(examples.update().where(here).values(id=example.id, body=body)).rowcount:
+                self._insert(connection, [example])
+
+    def remove_examples(self, ids: Sequence[str]) -> int:
+        """Remove examples; the number returned brings them back with `undo_remove`."""
+        with self._transaction() as connection:
+            return self._remove(connection, list(ids))
+
+    def undo_remove(self, removal: int) -> int:
+        """Bring back what a removal took, as far as it is not there again; returns how many came back."""
+        with self._transaction() as connection:
+            here = examples.c.catalog == self._current(connection)
+            live = sa.select(examples.c.id).where(here, examples.c.removal.is_(None))
+            change = examples.update().where(
+                here, examples.c.removal == removal, examples.c.id.not_in(live.scalar_subquery())
+            )
+            return connection.execute(change.values(removal=None)).rowcount
+
+    def last_removed(self) -> tuple[int, int] | None:
+        """The newest removal that can be undone and how many examples it took."""
+        with self._transaction() as connection:
+            here = sa.and_(examples.c.catalog == self._current(connection), examples.c.removal.is_not(None))
+            query = sa.select(examples.c.removal, sa.func.count()).where(here).group_by(examples.c.removal)
+            row = connection.execute(query.order_by(examples.c.removal.desc()).limit(1)).first()
+        return (row[0], row[1]) if row else None
+
+    def _current(self, connection: Connection) -> str:
+        name = connection.scalar(sa.select(catalogs.c.name).where(catalogs.c.is_current))
+        return str(name) if name else default_catalog().name
+
+    def _insert(self, connection: Connection, new: Sequence[Example]) -> None:
+        name = self._current(connection)
+        if new:
+            connection.execute(
+                examples.insert(), [{"catalog": name, "id": e.id, "body": dataclasses.asdict(e)} for e in new]
+            )
+
+    def _remove(self, connection: Connection, ids: list[str] | None) -> int:
+        removal = int(connection.scalar(sa.select(sa.func.max(examples.c.removal))) or 0) + 1
+        here = sa.and_(examples.c.catalog == self._current(connection), examples.c.removal.is_(None))
+        change = examples.update().where(here if ids is None else sa.and_(here, examples.c.id.in_(ids)))
+        connection.execute(change.values(removal=removal))
+        return removal
+
+    # Jobs
+
+    def jobs(self) -> list[fine_tuning.Job]:
+        """All fine-tuning jobs, the newest first."""
+        with self._transaction() as connection:
+            return [
+                fine_tuning.Job(**body)
+                for body in connection.scalars(sa.select(jobs.c.body).order_by(jobs.c.created.desc()))
+            ]
+
+    def job(self, job_id: str) -> fine_tuning.Job | None:
+        """One job by our id."""
+        with self._transaction() as connection:
+            body = connection.scalar(sa.select(jobs.c.body).where(jobs.c.id == job_id))
+        return fine_tuning.Job(**body) if body else None
+
+    def job_data(self, job_id: str) -> tuple[str, str]:
+        """The frozen training and validation JSONL of a job."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                sa.select(jobs.c.train_jsonl, jobs.c.validation_jsonl).where(jobs.c.id == job_id)
+            ).first()
+        return (row[0], row[1]) if row else ("", "")
+
+    def save_job(
+        self, job: fine_tuning.Job, train_jsonl: str | None = None, validation_jsonl: str | None = None
+    ) -> None:
+        """Save a job; its data is written once, with the first save."""
+        body = dataclasses.asdict(job)
+        with self._transaction() as connection:
+            if not connection.execute(jobs.update().where(jobs.c.id == job.id).values(body=body)).rowcount:
+                data = {"train_jsonl": train_jsonl or "", "validation_jsonl": validation_jsonl or ""}
+                connection.execute(jobs.insert().values(id=job.id, created=job.created, body=body, **data))
+
+    # Reports
+
+    def reports(self) -> list[evaluation.Report]:
+        """All evaluation reports, the newest first."""
+        with self._transaction() as connection:
+            return [
+                _report(body)
+                for body in connection.scalars(sa.select(reports.c.body).order_by(reports.c.created.desc()))
+            ]
+
+    def report(self, report_id: str) -> evaluation.Report | None:
+        """One report by its id."""
+        with self._transaction() as connection:
+            body = connection.scalar(sa.select(reports.c.body).where(reports.c.id == report_id))
+        return _report(body) if body else None
+
+    def save_report(self, report: evaluation.Report) -> None:
+        """Save a report, in place of one with the same id."""
+        with self._transaction() as connection:
+            connection.execute(reports.delete().where(reports.c.id == report.id))
+            connection.execute(
+                reports.insert().values(
+                    id=report.id, created=report.created or time.time(), body=dataclasses.asdict(report)
+                )
+            )
+
+    # Runs
+
+    def runs(self) -> list[work.Run]:
+        """All runs, the newest first, as they truly stand."""
+        with self._transaction() as connection:
+            return [_run(body) for body in connection.scalars(sa.select(runs.c.body).order_by(runs.c.created.desc()))]
+
+    def run(self, run_id: str) -> work.Run | None:
+        """One run, as it truly stands."""
+        with self._transaction() as connection:
+            body = connection.scalar(sa.select(runs.c.body).where(runs.c.id == run_id))
+        return _run(body) if body else None
+
+    def latest_run(self, kind: str | None = None) -> work.Run | None:
+        """The newest run, or the newest of a kind, as it truly stands."""
+        query = sa.select(runs.c.body).order_by(runs.c.created.desc()).limit(1)
+        with self._transaction() as connection:
+            body = connection.scalar(query.where(runs.c.kind == kind) if kind else query)
+        return _run(body) if body else None
+
+    def save_run(self, run: work.Run) -> None:
+        """Save a run's progress."""
+        body = dataclasses.asdict(run)
+        with self._transaction() as connection:
+            if not connection.execute(runs.update().where(runs.c.id == run.id).values(body=body)).rowcount:
+                connection.execute(
+                    runs.insert().values(
+                        id=run.id, kind=run.kind, created=run.created, body=body, cancel_requested=False
+                    )
+                )
+
+    def request_cancel(self, run_id: str) -> None:
+        """Leave word that a run should stop."""
+        with self._transaction() as connection:
+            connection.execute(runs.update().where(runs.c.id == run_id).values(cancel_requested=True))
+
+    def is_cancel_requested(self, run_id: str) -> bool:
+        """Whether somebody asked a run to stop."""
+        with self._transaction() as connection:
+            return bool(connection.scalar(sa.select(runs.c.cancel_requested).where(runs.c.id == run_id)))
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    # The app and the work write side by side: readers never wait, writers wait for each other.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA busy_timeout=15000")
+
+
+def _is_newest(connection: Connection) -> bool:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return False
+    return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == NEWEST_MIGRATION)
+
+
+def _example(body: dict[str, Any]) -> Example:
+    return Example(**{**body, "call": Call(**body["call"])})
+
+
+def _run(body: dict[str, Any]) -> work.Run:
+    return work.settle(work.Run(**{**body, "steps": tuple(work.Step(**step) for step in body["steps"])}))
+
+
+def _report(body: dict[str, Any]) -> evaluation.Report:
+    def answer(row: dict[str, Any]) -> evaluation.Answer:
+        return evaluation.Answer(**{**row, "call": Call(**row["call"]) if row["call"] else None})
+
+    cases = [evaluation.Case(**{**row, "call": Call(**row["call"])}) for row in body["cases"]]
+    answers = {model: [answer(row) for row in rows] for model, rows in body["answers"].items()}
+    return evaluation.Report(**{**body, "cases": cases, "answers": answers})
