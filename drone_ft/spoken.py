@@ -1,0 +1,188 @@
+"""Numbers, measures and places as people say them: digits or words, units spelled several ways."""
+
+from __future__ import annotations
+
+import random
+
+from num2words import num2words
+
+FORMS = ("number", "digits", "signed", "adjective", "north", "pair")
+
+_UNITS = {
+    "m": ((" m", "m", " metres", " meters"), (" metres", " meters")),
+    "s": ((" seconds", "s", " s", " sec", " secs"), (" seconds", " secs")),
+    "kmh": (
+        (" km/h", "km/h", " kph", "kph", " kmh", " kilometres per hour", " kilometers per hour", " km per hour"),
+        (" kilometers an hour", " kilometres an hour", " kilometers per hour", " klicks an hour", " km/h", " kph"),
+    ),
+    "deg": ((" degrees", "°", " deg", " degrees"), (" degrees",)),
+}
+UNITS = (*_UNITS, "place", "choice", "count")
+_ADJECTIVES = {"m": ("metre", "meter"), "s": ("second", "sec"), "kmh": ("km/h", "kph"), "deg": ("degree",)}
+_HUNDREDS = {100: "a hundred", 1000: "a thousand"}
+
+
+def number_words(value: int) -> list[str]:
+    """A whole number in words, the British way first: "one hundred and twenty", "one hundred twenty"."""
+    british = num2words(value).replace(",", "").replace("minus ", "minus ")
+    ways = [british]
+    if " and " in british:
+        ways.append(british.replace(" and ", " "))
+    if "-" in british:
+        ways.append(british.replace("-", " "))
+    if abs(value) in _HUNDREDS:
+        ways.append(british.replace("one hundred", "a hundred").replace("one thousand", "a thousand"))
+    elif 100 < value < 200 or 1000 < value < 2000:
+        ways.append("a" + british.removeprefix("one"))
+    return ways
+
+
+def measures(value: int, unit: str) -> dict[str, list[str]]:
+    """Every way to say a positive measure by kind: "digits", "words" and, for some values, "idiom"."""
+    digit_units, word_units = _UNITS[unit]
+    ways = {
+        "digits": [f"{value}{_singular(word, value)}" for word in digit_units],
+        "words": [f"{words}{_singular(word, value)}" for words in number_words(value) for word in word_units],
+    }
+    idiom = {"m": _kilometres, "s": _minutes}.get(unit, _none)(value)
+    return {**ways, "idiom": idiom} if idiom else ways
+
+
+def _singular(word: str, value: int) -> str:
+    """The unit's word for one of it."""
+    if value != 1:
+        return word
+    return word.replace("kilometers", "kilometer").replace("kilometres", "kilometre").removesuffix("s") or word
+
+
+def _none(value: int) -> list[str]:
+    return []
+
+
+def _kilometres(metres: int) -> list[str]:
+    if metres == 500:
+        return ["half a kilometre", "half a kilometer", "0.5 km"]
+    if metres < 1000 or metres % 100:
+        return []
+    number = f"{metres / 1000:g}"
+    ways = [f"{number} km", f"{number}km", f"{number} kilometres", f"{number} kilometers"]
+    if metres == 1000:
+        return ["1 km", "1km", "a kilometre", "one kilometer", "a whole kilometer"]
+    if metres % 1000 == 0:
+        ways += [f"{num2words(metres // 1000)} kilometres", f"{num2words(metres // 1000)} kilometers"]
+    if metres % 1000 == 500:
+        ways += [f"{num2words(metres // 1000)} and a half kilometres"]
+    return ways
+
+
+def _minutes(seconds: int) -> list[str]:
+    minutes, rest = divmod(seconds, 60)
+    named = {
+        30: ["half a minute", "half a min"],
+        60: ["a minute", "one minute", "1 minute", "1 min", "60 seconds"],
+        90: ["a minute and a half", "one and a half minutes", "1.5 minutes", "a minute thirty"],
+        900: ["a quarter of an hour", "fifteen minutes", "15 minutes"],
+        1800: ["half an hour", "thirty minutes", "30 minutes"],
+        3600: ["an hour", "one hour", "a full hour", "1 hour"],
+    }
+    if seconds in named:
+        return named[seconds]
+    if minutes < 1:
+        return []
+    words = num2words(minutes)
+    if rest == 0:
+        return [f"{minutes} minutes", f"{minutes} min", f"{minutes} mins", f"{words} minutes", f"{words} minutes"]
+    if rest == 30:
+        return [f"{words} and a half minutes", f"{minutes}.5 minutes", f"{minutes} min 30 s"]
+    plural = "minute" if minutes == 1 else "minutes"
+    second = "second" if rest == 1 else "seconds"
+    return [
+        f"{minutes} {plural} {rest} {second}", f"{minutes} min {rest} s", f"{minutes} {plural} and {rest} {second}",
+        f"{words} {plural} and {num2words(rest)} {second}",
+    ]  # fmt: skip
+
+
+def say_number(value: float, rng: random.Random, unit: str = "count", form: str = "") -> str:
+    """A value as a person may say it; `form` "" gives number and unit, see FORMS for the others.
+
+    "signed" keeps the sign ("-20", "minus twenty"); every other form says the value without its sign.
+    """
+    if form == "signed":
+        return _signed(int(value), rng)
+    size = abs(value)
+    if form == "digits" or not float(size).is_integer():
+        return f"{size:g}" if float(size).is_integer() else repr(size)
+    whole = int(size)
+    if form == "number" or (unit == "count" and not form):
+        return str(whole) if rng.random() < 0.65 else rng.choice(number_words(whole))
+    if form == "adjective":
+        return _adjective(whole, unit, rng)
+    ways = measures(whole, unit)
+    kind = "idiom" if "idiom" in ways and rng.random() < 0.6 else "digits" if rng.random() < 0.62 else "words"
+    return rng.choice(ways[kind])
+
+
+def _signed(value: int, rng: random.Random) -> str:
+    if rng.random() < 0.7:
+        return rng.choice((str(value), str(value), f"{value:+d}")) if value > 0 else str(value)
+    return rng.choice(number_words(value)) if value >= 0 else f"minus {rng.choice(number_words(-value))}"
+
+
+def _adjective(value: int, unit: str, rng: random.Random) -> str:
+    if unit == "s" and value % 60 == 0 and rng.random() < 0.8:
+        minutes = value // 60
+        return rng.choice((f"{minutes}-minute", f"{minutes} minute", f"{num2words(minutes)} minute", f"{num2words(minutes)}-minute"))
+    if unit == "m" and value >= 1000 and value % 100 == 0 and rng.random() < 0.6:
+        return rng.choice((f"{value / 1000:g} km", f"{value / 1000:g} kilometre"))
+    word = rng.choice(_ADJECTIVES.get(unit, ("",)))
+    if rng.random() < 0.65:
+        return f"{value}{rng.choice((' ', '-'))}{word}".strip()
+    return f"{rng.choice(number_words(value))}{rng.choice((' ', '-'))}{word}".strip()
+
+
+def say_place(latitude: float, longitude: float, rng: random.Random, form: str = "") -> str:
+    """Coordinates in degrees as a person may say them; south and west are negative in plain pairs."""
+    pair = f"{latitude}, {longitude}"
+    lettered = f"{abs(latitude)}{{0}}{'S' if latitude < 0 else 'N'}{{1}}{abs(longitude)}{{0}}{'W' if longitude < 0 else 'E'}"
+    compass = (
+        f"{abs(latitude)}{{0}} {'south' if latitude < 0 else 'north'}{{1}}"
+        f"{abs(longitude)}{{0}} {'west' if longitude < 0 else 'east'}"
+    )
+    pairs = [pair, pair, f"{latitude} {longitude}", f"({pair})", f"{latitude},{longitude}", f"[{pair}]"]
+    named = [
+        f"lat {latitude} lon {longitude}", f"latitude {latitude} and longitude {longitude}",
+        f"latitude {latitude}, longitude {longitude}", f"lat {latitude}, lng {longitude}",
+        f"lat: {latitude}, lon: {longitude}", f"{latitude} latitude, {longitude} longitude",
+        f"{latitude} by {longitude}", f"{latitude} lat {longitude} long",
+    ]  # fmt: skip
+    points = [
+        compass.format("", ", "), compass.format("", " "), compass.format(" degrees", ", "), compass.format("", " and "),
+        compass.format("°", ", "), lettered.format("", ", "), lettered.format("°", " "), lettered.format(" ", ", "),
+    ]  # fmt: skip
+    kinds = {"pair": (pairs,), "north": (points,)}.get(form, (pairs, named, points))
+    return rng.choice(rng.choice(kinds))
+
+
+def some_number(low: int, high: int, rng: random.Random, unit: str = "count") -> int:
+    """A value between low and high as requests have them: often small or round, often neither."""
+    rounds = {
+        "s": (5, 10, 15, 20, 30, 40, 45, 60, 90, 120, 150, 180, 240, 300, 420, 600, 900, 1200, 1800, 3600),
+        "m": (5, 10, 15, 20, 30, 50, 75, 100, 120, 150, 200, 250, 300, 400, 500, 1000, 1200, 1500, 2000, 3000),
+        "deg": (5, 10, 15, 20, 30, 40, 45, 60, 75, 80, 90, 120, 135, 180),
+    }.get(unit, (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100))
+    fitting = [value for value in rounds if low <= value <= high]
+    draw = rng.random()
+    if fitting and draw < 0.35:
+        return rng.choice(fitting)
+    if low > 0 and draw < 0.7:
+        return min(high, max(low, round(low * (high / low) ** rng.random())))
+    return rng.randint(low, high)
+
+
+def some_place(rng: random.Random) -> tuple[float, float]:
+    """A latitude and a longitude in degrees, mostly where people live, with one to six decimals."""
+    places = rng.choice((1, 2, 2, 3, 4, 4, 4, 5, 6))
+    latitude = rng.uniform(-56, 69) if rng.random() < 0.4 else rng.uniform(5, 60)
+    longitude = rng.uniform(-179, 179)
+    shortest = 10.0**-places
+    return tuple(round(angle, places) or shortest for angle in (latitude, longitude))  # type: ignore[return-value]

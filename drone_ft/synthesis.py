@@ -1,0 +1,61 @@
+"""Words for calls: hand-written ones where a phrasebook fits the catalog, plain ones everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from drone_ft import phrasebook
+from drone_ft.catalog import Catalog, Function
+from drone_ft.dataset import Example
+from drone_ft.phrasebook import Phrasebook
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Examples; the functions that have only plain wordings; the functions nothing could be written for."""
+
+    examples: list[Example]
+    plain: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: Phrasebook | None = None) -> Writing:
+    """Requests for every function of a catalog, and impossible ones if it has a function to reject with.
+
+    The same catalog, seed and phrasebook give the same examples in the same order; prompts are distinct but
+    for case. `per_wording` is how many values each hand-written wording is used with.
+    """
+    book = book or phrasebook.read_phrasebook()
+    written = phrasebook.write_calls(book, catalog, seed, per_wording)
+    by_hand = dict.fromkeys(example.call.name for example in written)
+    plain_ones = [function for function in catalog.callable_functions if function.name not in by_hand]
+    for function in catalog.callable_functions:
+        for only in [{}] if function.name not in by_hand else _unsaid(function, written):
+            from drone_ft import plain
+
+            written += plain.write_function(catalog, function, seed, only)
+    said = dict.fromkeys(example.call.name for example in written)
+    written += phrasebook.write_impossible(book, catalog, list(by_hand))
+    if len(by_hand) * 2 < len(catalog.callable_functions):
+        from drone_ft import plain
+
+        written += plain.write_impossible(catalog, plain_ones, seed)
+    examples: dict[str, Example] = {}
+    for example in written:
+        examples.setdefault(example.prompt.casefold(), example)
+    return Writing(
+        list(examples.values()),
+        plain=tuple(function.name for function in plain_ones if function.name in said),
+        missing=tuple(function.name for function in plain_ones if function.name not in said),
+    )
+
+
+def _unsaid(function: Function, written: list[Example]) -> Iterator[dict[str, Any]]:
+    """Choices of a function that no hand-written request makes, such as one a person added to the catalog."""
+    properties = function.parameters.get("properties", {})
+    for name, schema in properties.items():
+        for choice in schema.get("enum", []) if isinstance(schema, dict) else []:
+            if not any(e.call.name == function.name and e.call.arguments.get(name) == choice for e in written):
+                yield {name: choice}
