@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from drone_ft.catalog import Call, Catalog, parse_catalog, problems
@@ -110,6 +111,20 @@ def to_jsonl(examples: Iterable[Example], catalog: Catalog, form: Form = "tools"
     """Training lines in OpenAI's chat format; `form` "functions" is the older one of the cookbook."""
     tools = catalog.tools()
     return "".join(json.dumps(_line(e, catalog, tools, form), ensure_ascii=False) + "\n" for e in examples)
+
+
+def write_jsonl(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a full disk leaves the old one as it was. Raises DatasetError."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DatasetError(
+            f"{path} was not written: {error.strerror}. Free the disk or choose another folder."
+        ) from error
 
 
 def _line(example: Example, catalog: Catalog, tools: list[dict[str, Any]], form: Form) -> dict[str, Any]:

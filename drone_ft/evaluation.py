@@ -38,7 +38,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """A request with the call it should become; `accept` lists further right values per argument (null: may be left out)."""
+    """A request with the call it should become.
+
+    `accept` lists further right values per argument; null among them means that it may be left out.
+    """
 
     prompt: str
     call: Call
@@ -321,5 +324,7 @@ def _sentence(report: Report, base: str, tuned: str, better: int, worse: int, p:
         return f"The tuned model does no better and no worse than the base: {figures}.{outage}"
     chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     if p >= 0.05:
-        return f"No clear difference between tuned and base yet: {figures}. It could be chance ({chance}); ask more cases.{outage}"
-    return f"The tuned model is {'better' if better > worse else 'worse'}: {figures}. This is not chance ({chance}).{outage}"
+        clear = f"No clear difference between tuned and base yet: {figures}."
+        return f"{clear} It could be chance ({chance}); ask more cases.{outage}"
+    word = "better" if better > worse else "worse"
+    return f"The tuned model is {word}: {figures}. This is not chance ({chance}).{outage}"

@@ -65,7 +65,7 @@ def demo(store: Store, progress: Progress, epochs: int = DEFAULT_EPOCHS, seed: i
 
 
 def write(store: Store, progress: Progress, seed: int = 0) -> None:
-    """Write examples for the current catalog in place of those there (undo brings them back); result: plain, removal."""
+    """Write examples for the current catalog in place of those there; result: plain, removal (for undo)."""
     progress.plan(("examples", "Write requests for each call"), ("split", "Split into train and test"))
     catalog = store.catalog()
     with progress.step("examples") as step:

@@ -90,7 +90,7 @@ class Store:
             self._migrate()
 
     def _migrate(self) -> None:
-        """Bring the database to the newest schema; one process at a time, so that two starting at once don't collide."""
+        """Bring the database to the newest schema; one process at a time, as two may start at once."""
         from alembic import command
         from alembic.config import Config
 
@@ -126,7 +126,7 @@ class Store:
             return list(connection.scalars(sa.select(catalogs.c.name).order_by(catalogs.c.name)))
 
     def set_catalog(self, catalog: Catalog) -> Catalog:
-        """Save a catalog and make it the current one; another catalog of that name keeps it, the new one gets a number."""
+        """Save a catalog and make it the current one; where its name is taken by another, it gets a number."""
         with self._transaction() as connection:
             saved = {row.name: row.body for row in connection.execute(sa.select(catalogs.c.name, catalogs.c.body))}
             name, number = catalog.name, 1
@@ -160,7 +160,7 @@ class Store:
             return [_example(body) for body in connection.scalars(query.order_by(examples.c.row))]
 
     def replace_examples(self, new: Sequence[Example]) -> int:
-        """Put new examples in place of all; the old ones can be brought back with `undo_remove`. Returns the removal."""
+        """Put new examples in place of all; returns the removal, with which `undo_remove` brings the old back."""
         with self._transaction() as connection:
             removal = self._remove(connection, None)
             self._insert(connection, new)

@@ -1,0 +1,292 @@
+"""The same stages from a terminal: python -m drone_ft VERB."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from drone_ft.errors import DatasetError, DroneFTError, WorkCancelled
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 when it worked, 1 with one sentence on stderr when it did not, 2 for words it does not know."""
+    options = _parser().parse_args(arguments)
+    # A kill asks politely: what was started (a job, a child) is then cancelled on the way out.
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return int(options.verb(options))
+    except DroneFTError as error:
+        _say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _say("Stopped.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`): that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        _say(f"{error.filename or 'The disk'} could not be used: {error.strerror or error}. Check it and try again.")
+        return 1
+
+
+def calls(options: argparse.Namespace) -> int:
+    """Print every call as a line of JSON, or the counts."""
+    from drone_ft import permutations
+
+    catalog = _catalog(options.catalog)
+    if options.count:
+        counts = permutations.count_catalog(catalog)
+        for name, number in counts.items():
+            print(f"{number:>16,}  {name}")
+        print(f"{sum(counts.values()):>16,}  in all")
+        return 0
+    for template in permutations.iterate_catalog(catalog):
+        print(json.dumps(template.to_json(), ensure_ascii=False))
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Write train.jsonl and test.jsonl."""
+    from drone_ft import dataset, synthesis
+
+    catalog = _catalog(options.catalog)
+    writing = synthesis.write_examples(catalog, options.seed)
+    examples = dataset.split(writing.examples, seed=options.seed)
+    for name in ("train", "test"):
+        part = [example for example in examples if example.split == name]
+        dataset.write_jsonl(options.out / f"{name}.jsonl", dataset.to_jsonl(part, catalog, options.form))
+        rejected = sum(example.call.name == catalog.reject for example in part)
+        print(f"{options.out / name}.jsonl: {len(part) - rejected} possible requests, {rejected} impossible ones")
+    if writing.plain:
+        _say(f"Only plain wordings for: {', '.join(writing.plain)}. People's own words would teach more.")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say what is wrong with a JSONL file, by line and field."""
+    from drone_ft import dataset
+
+    troubles = dataset.check_jsonl(_read(options.file), options.file.name)
+    for trouble in troubles:
+        print(f"{options.file.name}, {trouble}")
+    if not troubles:
+        print(f"{options.file.name} can be trained on.")
+    return 1 if troubles else 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run this computer's OpenAI-compatible server until it is stopped."""
+    from drone_ft.endpoints import workspace
+    from drone_ft.local import server
+
+    return int(server.serve(port=options.port, workspace=workspace(), idle_exit=options.idle_exit) or 0)
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Fine-tune on a JSONL file, wait, print the tuned model's id."""
+    from drone_ft import dataset, endpoints, fine_tuning, pipeline
+    from drone_ft.store import Store
+
+    train, validation = _read(options.train), _read(options.validation) if options.validation else None
+    for path, text in ((options.train, train), (options.validation, validation)):
+        troubles = dataset.check_jsonl(text, path.name) if text is not None else []
+        serious = [t for t in troubles if t.line or path is options.train]
+        if serious:
+            raise DatasetError(f"{path.name} cannot be trained on. {serious[0]}. See all with: check {path}")
+    store, endpoint = Store(), _endpoint(options.base_url)
+    client = endpoints.client(endpoint)
+    model = options.model or pipeline.base_model(client)
+    job = fine_tuning.start(client, endpoint.name, train, validation, model, options.epochs, options.suffix)
+    store.save_job(job, train, validation)
+    told = _Told()
+
+    def changed(now: fine_tuning.Job) -> None:
+        store.save_job(now)
+        told(f"{now.status}: {now.message}", now.seconds_left)
+
+    job = fine_tuning.follow(client, job, changed)
+    print(json.dumps({"model": job.tuned_model, "job": job.endpoint_job_id}) if options.json else job.tuned_model)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Ask models the same cases and print what came of it."""
+    from drone_ft import endpoints, evaluation
+    from drone_ft.store import Store
+
+    catalog = _catalog(options.catalog)
+    cases = evaluation.read_cases(options.cases, catalog)
+    models = list(dict.fromkeys(name.strip() for name in options.models.split(",") if name.strip()))
+    if not models:
+        raise DatasetError("No model was named. Name one or more: --models A,B")
+    client, told = endpoints.client(_endpoint(options.base_url)), _Told()
+    answers: dict[str, list[evaluation.Answer]] = {}
+    seconds: dict[str, float] = {}
+    for model in models:
+
+        def tell(done: int, model: str = model) -> None:
+            told(f"{model}: {done} of {len(cases)} cases")
+
+        answers[model], seconds[model] = evaluation.ask_all(client, model, catalog, [c.prompt for c in cases], tell)
+    report = evaluation.Report(
+        uuid.uuid4().hex[:12], options.cases.stem, catalog.reject, cases, answers, seconds, time.time()
+    )
+    Store().save_report(report)
+    _print_report(report, options.json)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """The whole pipeline on the default catalog, ending on the verdict."""
+    from drone_ft import work
+    from drone_ft.store import Store
+
+    store, told = Store(), _Told()
+
+    def changed(run: work.Run) -> None:
+        running = [step for step in run.steps if step.status == "running"]
+        for step in running:
+            share = f" {step.done} of {step.total}" if step.total else ""
+            told(f"{step.title}:{share} {step.note}".rstrip(), step.seconds_left)
+
+    run = work.begin_here(store, "demo", {"epochs": options.epochs, "seed": options.seed}, changed)
+    if run.status == "cancelled":
+        raise WorkCancelled("The demo was cancelled. Start it again; it goes on from the last finished step.")
+    report = store.report(run.result.get("report_id", ""))
+    if run.status != "done" or report is None:
+        raise DroneFTError(run.error or "The demo ended without a report. Start it again.")
+    _print_report(report, options.json)
+    return 0
+
+
+def _print_report(report: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.to_json(), ensure_ascii=False))
+        return
+    for model in report.models:
+        (right, of), (rejected, of_impossible) = report.possible(model), report.impossible(model)
+        print(
+            f"{model}: {right} of {of} possible requests right, {rejected} of {of_impossible} impossible ones rejected"
+        )
+        print(
+            "  " + ", ".join(f"{count} {outcome.words}" for outcome, count in report.outcomes(model).items() if count)
+        )
+    if len(report.models) > 1:
+        print(report.verdict(report.models[0], report.models[-1]).sentence)
+
+
+class _Told:
+    """Progress for people, on stderr: a line that rewrites itself in a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._last, self._when = "", 0.0
+
+    def __call__(self, words: str, seconds_left: float | None = None) -> None:
+        line = words + (f" (about {seconds_left:.0f} s left)" if seconds_left else "")
+        topic = words.split(":")[0]
+        if sys.stderr.isatty():
+            end = "\n" if self._last and topic != self._last else ""
+            sys.stderr.write(f"{end}\r\033[K{line[:110]}")
+            sys.stderr.flush()
+        elif topic != self._last or time.monotonic() - self._when > 10:
+            _say(line)
+            self._when = time.monotonic()
+        self._last = topic
+
+
+def _catalog(path: Path | None) -> Any:
+    from drone_ft.catalog import default_catalog, read_catalog
+
+    return read_catalog(path) if path else default_catalog()
+
+
+def _endpoint(base_url: str | None) -> Any:
+    from drone_ft.endpoints import Endpoint, local_endpoint
+
+    return Endpoint(base_url, base_url) if base_url else local_endpoint()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from error
+    except OSError as error:
+        raise DatasetError(f"{path} was not read: {error.strerror}. Name a JSONL file.") from error
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _epochs(text: str) -> int | str:
+    if text == "auto":
+        return text
+    number = int(text)
+    if not 1 <= number <= 50:
+        raise argparse.ArgumentTypeError("epochs are a whole number from 1 to 50, or auto")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m drone_ft", description="Teach a language model your own functions."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(run.__name__, help=words, description=words)
+        added.set_defaults(verb=run)
+        return added
+
+    catalog = {"type": Path, "metavar": "F", "help": "a catalog file (the drone's is the default)"}
+    one = verb(calls, "every call a catalog allows, one JSON object a line")
+    one.add_argument("--catalog", **catalog)
+    one.add_argument("--count", action="store_true", help="only how many, per function")
+    one = verb(prepare, "write train.jsonl and test.jsonl")
+    one.add_argument("--out", type=Path, required=True, metavar="DIR")
+    one.add_argument("--catalog", **catalog)
+    one.add_argument("--seed", type=int, default=0, metavar="S")
+    one.add_argument(
+        "--form", choices=("tools", "functions"), default="tools", help="functions is the cookbook's older form"
+    )
+    one = verb(check, "what is wrong with a JSONL file (exit 1 on trouble)")
+    one.add_argument("file", type=Path, metavar="FILE")
+    one = verb(serve, "this computer's OpenAI-compatible server")
+    one.add_argument("--port", type=int, default=8642, metavar="P", help="0 takes a free one")
+    one.add_argument("--idle-exit", type=float, default=None, metavar="S", help="stop after S seconds without work")
+    one = verb(tune, "fine-tune on a JSONL file, wait, print the model's id")
+    one.add_argument("train", type=Path, metavar="TRAIN")
+    one.add_argument("--validation", type=Path, metavar="F")
+    one.add_argument("--epochs", type=_epochs, default="auto", metavar="N")
+    one.add_argument("--suffix", default="", metavar="S")
+    one.add_argument("--model", metavar="M", help="the base model (the server's own is the default)")
+    one = verb(evaluate, "ask models the same cases and compare them")
+    one.add_argument("--cases", type=Path, required=True, metavar="F")
+    one.add_argument("--models", required=True, metavar="A,B", help="the base first")
+    one.add_argument("--catalog", **catalog)
+    for name in ("tune", "evaluate"):
+        verbs.choices[name].add_argument("--base-url", metavar="U", help="another server (its key: OPENAI_API_KEY)")
+        verbs.choices[name].add_argument("--json", action="store_true")
+    one = verb(demo, "the whole pipeline on the default catalog, ending on the verdict")
+    one.add_argument("--epochs", type=int, choices=range(1, 51), default=3, metavar="N")
+    one.add_argument("--seed", type=int, default=0, metavar="S")
+    one.add_argument("--json", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
