@@ -1,0 +1,84 @@
+"""The terminal verbs as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drone_ft.__main__ import main
+from drone_ft.endpoints import Endpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_calls_are_counted_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calls", "--catalog", "data/catalogs/drone_cookbook.json", "--count"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["56", "in", "all"]
+    assert main(["calls"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({json.dumps(line, sort_keys=True) for line in lines}) == len(lines) == 49
+
+
+def test_prepare_then_check_and_the_same_seed_gives_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a", "b"):
+        assert main(["prepare", "--out", str(tmp_path / folder), "--seed", "5"]) == 0
+    for name in ("train.jsonl", "test.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert main(["check", str(tmp_path / "a" / name)]) == 0
+    assert main(["prepare", "--out", str(tmp_path / "c"), "--seed", "6", "--form", "functions"]) == 0
+    assert '"function_call"' in (tmp_path / "c" / "train.jsonl").read_text()
+    assert main(["check", str(tmp_path / "c" / "train.jsonl")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "missing.jsonl"], "missing.jsonl was not read"),
+        (["calls", "--catalog", "missing.json"], "missing.json"),
+        (["tune", "bad.jsonl"], "bad.jsonl cannot be trained on. line 1"),
+        (["tune", "missing.jsonl"], "missing.jsonl was not read"),
+        (["evaluate", "--cases", "missing.jsonl", "--models", "a"], "missing.jsonl"),
+        (["prepare", "--out", "bad.jsonl/below"], "was not written"),
+        (["tune", "good.jsonl", "--base-url", "https://api.example.com/v1"], "OPENAI_API_KEY is not set"),
+    ],
+)
+def test_trouble_is_one_sentence_and_exit_code_1(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["prepare", "--out", str(tmp_path)])
+    (tmp_path / "train.jsonl").rename(tmp_path / "good.jsonl")
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n' * 12)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("drone_ft.endpoints.local_endpoint", lambda: Endpoint("this computer", "http://127.0.0.1:9/v1"))
+    capsys.readouterr()
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_check_names_every_line_in_trouble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.jsonl").write_text('{"messages": []}\nnonsense\n')
+    assert main(["check", str(tmp_path / "x.jsonl")]) == 1
+    out = capsys.readouterr().out
+    assert "x.jsonl, line 1, messages" in out and "x.jsonl, line 2, column 1" in out
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    command = f"{sys.executable} -m drone_ft calls | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 1
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(verb in out for verb in ("calls", "prepare", "check", "serve", "tune", "evaluate", "demo"))

@@ -1,0 +1,162 @@
+"""What is saved stays saved: catalogs, examples with undo, jobs, reports, runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from drone_ft import dataset
+from drone_ft.catalog import Call, default_catalog
+from drone_ft.dataset import make_example
+from drone_ft.errors import StoreError
+from drone_ft.evaluation import Answer, Case, Report
+from drone_ft.fine_tuning import Job
+from drone_ft.store import Store
+from drone_ft.work import Run, Step
+
+UP = Call("takeoff_drone", {"altitude": 50})
+THREE = [make_example(f"up {word}", UP) for word in ("please", "now", "there")]
+
+
+def test_a_fresh_store_has_the_default_catalog_and_nothing_else() -> None:
+    store = Store()
+    assert store.catalog() == default_catalog()
+    assert (store.examples(), store.jobs(), store.reports(), store.runs()) == ([], [], [], [])
+
+
+def test_everything_comes_back_from_another_process_eyes() -> None:
+    store, catalog = Store(), dataclasses.replace(default_catalog(), name="mine", system_prompt="Fly.")
+    store.set_catalog(catalog)
+    store.replace_examples(THREE)
+    job = Job(
+        "j", "this computer", "ftjob-1", "base", "s", 3, "running", 1.0, events=[{"id": "e", "data": {"step": 1}}]
+    )
+    store.save_job(job, "train", "valid")
+    report = Report(
+        "r",
+        "cases",
+        None,
+        [Case("x", UP, {"altitude": [51]})],
+        {
+            "m": [
+                Answer("x", UP),
+            ]
+        },
+        {"m": 1.5},
+        2.0,
+    )
+    store.save_report(report)
+    run = Run(
+        "run", "demo", "done", {"epochs": 1}, (Step("a", "A", "done", 1, 2, 3.0, "n"),), result={"x": 1}, created=1.0
+    )
+    store.save_run(run)
+    again = Store()
+    assert again.catalog() == catalog and again.examples() == THREE
+    assert again.jobs() == [job] and again.job("j") == job and again.job_data("j") == ("train", "valid")
+    assert again.reports() == [report] and again.report("r") == report
+    assert again.runs() == [run] and again.latest_run("demo") == run and again.latest_run("tune") is None
+
+
+def test_removed_examples_come_back_in_their_places() -> None:
+    store = Store()
+    store.replace_examples(THREE)
+    removal = store.remove_examples([THREE[0].id, THREE[2].id])
+    assert store.examples() == [THREE[1]] and store.last_removed() == (removal, 2)
+    assert store.undo_remove(removal) == 2
+    assert store.examples() == THREE and store.last_removed() is None
+
+
+def test_replacing_all_examples_can_be_undone_too() -> None:
+    store, new = Store(), [make_example("new words", UP)]
+    store.replace_examples(THREE)
+    removal = store.replace_examples(new)
+    assert store.examples() == new
+    store.undo_remove(removal)
+    assert {e.prompt for e in store.examples()} == {"new words", *(e.prompt for e in THREE)}
+
+
+def test_undo_never_makes_two_of_one() -> None:
+    store = Store()
+    store.replace_examples(THREE)
+    removal = store.replace_examples(THREE)
+    assert store.undo_remove(removal) == 0 and store.examples() == THREE
+
+
+def test_an_edited_example_keeps_its_place() -> None:
+    store = Store()
+    store.replace_examples(THREE)
+    edited = make_example("up at once", UP)
+    store.save_example(edited, old_id=THREE[1].id)
+    assert store.examples() == [THREE[0], edited, THREE[2]]
+
+
+def test_each_catalog_has_its_own_examples_and_a_taken_name_gets_a_number() -> None:
+    store, other = Store(), dataclasses.replace(default_catalog(), system_prompt="Other.")
+    store.set_catalog(default_catalog())
+    store.replace_examples(THREE)
+    assert store.set_catalog(other).name == "drone 2"
+    assert store.set_catalog(other).name == "drone 2", "loading the same again makes no third"
+    assert store.examples() == [] and store.catalogs() == ["drone", "drone 2"]
+    store.choose_catalog("drone")
+    assert store.examples() == THREE
+    with pytest.raises(StoreError, match="drone 2"):
+        store.choose_catalog("nobody")
+
+
+def test_a_run_whose_process_is_gone_has_failed_and_says_so() -> None:
+    store = Store()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run = Run("r", "demo", "running", steps=(Step("a", "A", "running"),), created=time.time(), pid=child.pid)
+    store.save_run(run)
+    assert store.run("r") == run
+    child.kill()
+    child.wait()
+    seen = store.run("r")
+    assert seen and seen.status == "failed" and "goes on" in str(seen.error) and seen.steps[0].status == "failed"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is a Unix matter")
+def test_a_write_killed_in_the_middle_loses_nothing_saved(tmp_path: Path) -> None:
+    store = Store()
+    store.replace_examples(THREE)
+    script = (
+        "from drone_ft.store import Store, examples\n"
+        "import os, signal\n"
+        "store = Store()\n"
+        "with store._transaction() as connection:\n"
+        "    store._remove(connection, None)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    assert Store().examples() == THREE
+
+
+def test_two_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    script = "from drone_ft.store import Store; print(len(Store().examples()))"
+    both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [child.communicate()[0] for child in both] == ["0\n", "0\n"]
+
+
+def test_a_disk_that_refuses_is_one_sentence(tmp_path: Path) -> None:
+    store = Store()
+    store.replace_examples(THREE)
+    with pytest.raises(StoreError, match="Nothing saved before was changed"), store._transaction() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")
+        store._insert(connection, [make_example("long " * 5000 + str(n), UP) for n in range(40)])
+    assert Store().examples() == THREE
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="DRONE_FT_WORKSPACE"):
+        Store(tmp_path / "file" / "below")
+
+
+def test_a_large_dataset_is_saved_and_read_in_order() -> None:
+    store = Store()
+    rows = dataset.split([make_example(f"request {n:04}", UP, template=f"t{n}") for n in range(1500)])
+    store.replace_examples(rows)
+    assert store.examples() == rows
