@@ -1,7 +1,7 @@
 """The offline writer: hand-written wordings with slots become requests with the calls they mean.
 
 A phrasebook (data/phrasebooks/*.json) lists calls: a function, the arguments its wordings imply, the values
-they leave open, and the wordings. A slot is `{argument}` or `{argument:form}`; forms are those of
+they leave open (a unit with a range, or choices), and the wordings. A slot is `{argument}` or `{argument:form}`; forms are those of
 `spoken.FORMS`, and the directions down, left (the value is negative) and up, right (it is positive).
 """
 
@@ -24,6 +24,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "data" / "phrasebooks"
 KINDS = ("near_misses", "other_abilities", "status_questions", "off_topic", "unclear")
 _SIGNS = {"down": -1, "left": -1, "up": 1, "right": 1}
 _SLOT = re.compile(r"\{([^{}]*)\}")
+_COMMON = ("set", "get", "control", "drone", "configure", "the", "mode", "start", "stop", "toggle", "enable", "disable")
 _ATTEMPTS = 30
 
 
@@ -64,7 +65,7 @@ def read_phrasebook(path: Path | None = None) -> Phrasebook:
     try:
         return parse_phrasebook(json.loads(path.read_text("utf-8")), path.stem)
     except OSError as error:
-        raise DatasetError(f"Phrasebook {path} cannot be read ({error.strerror}). Check that the file is there.") from error
+        raise DatasetError(f"Phrasebook {path} cannot be read: {error.strerror}. Put the file there.") from error
     except ValueError as error:
         raise DatasetError(f"Phrasebook {path} is not JSON ({error}). Mend the file at that place.") from error
 
@@ -76,12 +77,12 @@ def parse_phrasebook(data: object, name: str) -> Phrasebook:
     impossible = data.get("impossible", {}) if isinstance(data, dict) else {}
     for kind in impossible:
         if kind not in KINDS:
-            raise DatasetError(f"Phrasebook {name} has impossible requests of kind {kind!r}; known kinds are {', '.join(KINDS)}.")
+            raise DatasetError(f"Phrasebook {name}: unknown kind of impossible requests {kind!r}; use {', '.join(KINDS)}.")
     known = {entry.function: entry for entry in entries}
     near_misses: dict[str, tuple[str, ...]] = {}
     for function, wordings in impossible.get("near_misses", {}).items():
         if function not in known:
-            raise DatasetError(f"Phrasebook {name} has near misses of {function!r}, but no call of it. Name a function it has.")
+            raise DatasetError(f"Phrasebook {name}: near misses of {function!r}, a function it has no calls of.")
         near_misses[function] = _texts(wordings, f"Phrasebook {name}, near misses of {function}")
     others = {kind: _texts(impossible[kind], f"Phrasebook {name}, {kind}") for kind in KINDS[1:] if kind in impossible}
     book = Phrasebook(name, entries, near_misses, others)
@@ -125,7 +126,8 @@ def _open(spec: object, where: str) -> Open:
         return Open("choice", choices=tuple(spec))
     unit = spec.get("unit") if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or unit not in spoken.UNITS:
-        raise DatasetError(f"{where}: expected choices or a unit among {', '.join(spoken.UNITS)}, received {spec!r:.60}.")
+        units = ", ".join(spoken.UNITS)
+        raise DatasetError(f"{where}: expected a list of choices or a unit among {units}, received {spec!r:.60}.")
     return Open(str(unit), spec.get("from", 1), spec.get("to", 100))
 
 
@@ -161,7 +163,7 @@ def _check_distinct(book: Phrasebook) -> None:
     places += [(text, kind) for kind, texts in book.impossible.items() for text in texts]
     for text, where in places:
         if text.casefold() in first:
-            raise DatasetError(f"{where}: the wording {text!r} is already in {first[text.casefold()]}. Keep one of them.")
+            raise DatasetError(f"{where}: the wording {text!r} is already in {first[text.casefold()]}. Keep one.")
         first[text.casefold()] = where
 
 
@@ -231,8 +233,8 @@ def _say(value: Any, open_: Open, forms: list[str], rng: random.Random) -> str:
 
 
 def _tidy(prompt: str) -> str:
-    """A capital where a sentence that began with a slot needs one is left alone; only the articles are mended."""
-    return re.sub(r"\b([Aa]) (?=8|11\b|18\b|11-|18-|eight|eleven)", r"\1n ", prompt)
+    """Articles before numbers that begin with a vowel: "an 8-metre climb"."""
+    return re.sub(r"\b([Aa]) (?=8|11\b|18\b|eight|eleven)", r"\1n ", prompt)
 
 
 def write_impossible(book: Phrasebook, catalog: Catalog, by_hand: list[str]) -> Iterator[Example]:
@@ -255,5 +257,4 @@ def write_impossible(book: Phrasebook, catalog: Catalog, by_hand: list[str]) -> 
 
 def _topic(name: str) -> frozenset[str]:
     """The words of a function's name that say what it is about."""
-    common = ("set", "get", "control", "drone", "configure", "the", "mode", "start", "stop", "toggle", "enable", "disable")
-    return frozenset(word for word in re.findall(r"[a-z]+", name.lower()) if word not in common)
+    return frozenset(word for word in re.findall(r"[a-z]+", name.lower()) if word not in _COMMON)

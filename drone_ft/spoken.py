@@ -6,7 +6,7 @@ import random
 
 from num2words import num2words
 
-FORMS = ("number", "digits", "signed", "adjective", "north", "pair")
+FORMS = ("number", "digits", "signed", "adjective", "pair", "compass")
 
 _UNITS = {
     "m": ((" m", "m", " metres", " meters"), (" metres", " meters")),
@@ -18,13 +18,13 @@ _UNITS = {
     "deg": ((" degrees", "°", " deg", " degrees"), (" degrees",)),
 }
 UNITS = (*_UNITS, "place", "choice", "count")
-_ADJECTIVES = {"m": ("metre", "meter"), "s": ("second", "sec"), "kmh": ("km/h", "kph"), "deg": ("degree",)}
+_ADJECTIVES = {"m": ("metre", "meter"), "s": ("second",), "kmh": ("km/h", "kph"), "deg": ("degree",)}
 _HUNDREDS = {100: "a hundred", 1000: "a thousand"}
 
 
 def number_words(value: int) -> list[str]:
     """A whole number in words, the British way first: "one hundred and twenty", "one hundred twenty"."""
-    british = num2words(value).replace(",", "").replace("minus ", "minus ")
+    british = num2words(value).replace(",", "")
     ways = [british]
     if " and " in british:
         ways.append(british.replace(" and ", " "))
@@ -91,7 +91,7 @@ def _minutes(seconds: int) -> list[str]:
         return []
     words = num2words(minutes)
     if rest == 0:
-        return [f"{minutes} minutes", f"{minutes} min", f"{minutes} mins", f"{words} minutes", f"{words} minutes"]
+        return [f"{minutes} minutes", f"{minutes} min", f"{minutes} mins", f"{words} minutes"]
     if rest == 30:
         return [f"{words} and a half minutes", f"{minutes}.5 minutes", f"{minutes} min 30 s"]
     plural = "minute" if minutes == 1 else "minutes"
@@ -114,53 +114,65 @@ def say_number(value: float, rng: random.Random, unit: str = "count", form: str 
         return f"{size:g}" if float(size).is_integer() else repr(size)
     whole = int(size)
     if form == "number" or (unit == "count" and not form):
-        return str(whole) if rng.random() < 0.65 else rng.choice(number_words(whole))
+        return rng.choice(number_words(whole)) if _in_words(whole, rng) else str(whole)
     if form == "adjective":
         return _adjective(whole, unit, rng)
     ways = measures(whole, unit)
-    kind = "idiom" if "idiom" in ways and rng.random() < 0.6 else "digits" if rng.random() < 0.62 else "words"
+    kind = "idiom" if "idiom" in ways and rng.random() < 0.6 else "words" if _in_words(whole, rng) else "digits"
     return rng.choice(ways[kind])
 
 
+def _in_words(value: int, rng: random.Random) -> bool:
+    """Whether to spell a number out: people do it with short and round ones, hardly ever with 3,059."""
+    share = 0.4 if value <= 100 or value % 100 == 0 else 0.25 if value < 300 else 0.08
+    return rng.random() < share
+
+
 def _signed(value: int, rng: random.Random) -> str:
-    if rng.random() < 0.7:
+    if rng.random() < 0.75:
         return rng.choice((str(value), str(value), f"{value:+d}")) if value > 0 else str(value)
     return rng.choice(number_words(value)) if value >= 0 else f"minus {rng.choice(number_words(-value))}"
 
 
 def _adjective(value: int, unit: str, rng: random.Random) -> str:
+    """A measure before a noun: "a 30-second clip", "a two minute clip"."""
+    word = rng.choice(_ADJECTIVES[unit])
     if unit == "s" and value % 60 == 0 and rng.random() < 0.8:
-        minutes = value // 60
-        return rng.choice((f"{minutes}-minute", f"{minutes} minute", f"{num2words(minutes)} minute", f"{num2words(minutes)}-minute"))
-    if unit == "m" and value >= 1000 and value % 100 == 0 and rng.random() < 0.6:
-        return rng.choice((f"{value / 1000:g} km", f"{value / 1000:g} kilometre"))
-    word = rng.choice(_ADJECTIVES.get(unit, ("",)))
-    if rng.random() < 0.65:
-        return f"{value}{rng.choice((' ', '-'))}{word}".strip()
-    return f"{rng.choice(number_words(value))}{rng.choice((' ', '-'))}{word}".strip()
+        value, word = value // 60, "minute"
+    elif unit == "m" and value >= 1000 and value % 100 == 0 and rng.random() < 0.6:
+        return f"{value / 1000:g} km"
+    number = rng.choice(number_words(value)) if _in_words(value, rng) else str(value)
+    if number.startswith("a "):
+        number = "one " + number.removeprefix("a ")
+    return f"{number}{rng.choice((' ', '-'))}{word}"
 
 
 def say_place(latitude: float, longitude: float, rng: random.Random, form: str = "") -> str:
     """Coordinates in degrees as a person may say them; south and west are negative in plain pairs."""
     pair = f"{latitude}, {longitude}"
-    lettered = f"{abs(latitude)}{{0}}{'S' if latitude < 0 else 'N'}{{1}}{abs(longitude)}{{0}}{'W' if longitude < 0 else 'E'}"
-    compass = (
-        f"{abs(latitude)}{{0}} {'south' if latitude < 0 else 'north'}{{1}}"
-        f"{abs(longitude)}{{0}} {'west' if longitude < 0 else 'east'}"
-    )
+    north, east = "S" if latitude < 0 else "N", "W" if longitude < 0 else "E"
+    words = {"N": "north", "S": "south", "E": "east", "W": "west"}
+    high, wide = abs(latitude), abs(longitude)
     pairs = [pair, pair, f"{latitude} {longitude}", f"({pair})", f"{latitude},{longitude}", f"[{pair}]"]
     named = [
-        f"lat {latitude} lon {longitude}", f"latitude {latitude} and longitude {longitude}",
-        f"latitude {latitude}, longitude {longitude}", f"lat {latitude}, lng {longitude}",
-        f"lat: {latitude}, lon: {longitude}", f"{latitude} latitude, {longitude} longitude",
-        f"{latitude} by {longitude}", f"{latitude} lat {longitude} long",
-    ]  # fmt: skip
-    points = [
-        compass.format("", ", "), compass.format("", " "), compass.format(" degrees", ", "), compass.format("", " and "),
-        compass.format("°", ", "), lettered.format("", ", "), lettered.format("°", " "), lettered.format(" ", ", "),
-    ]  # fmt: skip
-    kinds = {"pair": (pairs,), "north": (points,)}.get(form, (pairs, named, points))
-    return rng.choice(rng.choice(kinds))
+        f"lat {latitude} lon {longitude}",
+        f"latitude {latitude} and longitude {longitude}",
+        f"latitude {latitude}, longitude {longitude}",
+        f"lat {latitude}, lng {longitude}",
+        f"lat: {latitude}, lon: {longitude}",
+        f"{latitude} latitude, {longitude} longitude",
+        f"{latitude} by {longitude}",
+        f"{latitude} lat {longitude} long",
+    ]
+    compass = [
+        *(f"{high} {words[north]}{between}{wide} {words[east]}" for between in (", ", " ", " and ")),
+        f"{high} degrees {words[north]}, {wide} degrees {words[east]}",
+        f"{high}° {words[north]}, {wide}° {words[east]}",
+        f"{high}{north}, {wide}{east}",
+        f"{high}°{north} {wide}°{east}",
+        f"{high} {north}, {wide} {east}",
+    ]
+    return rng.choice(rng.choice({"pair": (pairs,), "compass": (compass,)}.get(form, (pairs, named, compass))))
 
 
 def some_number(low: int, high: int, rng: random.Random, unit: str = "count") -> int:
@@ -175,7 +187,7 @@ def some_number(low: int, high: int, rng: random.Random, unit: str = "count") ->
     if fitting and draw < 0.35:
         return rng.choice(fitting)
     if low > 0 and draw < 0.7:
-        return min(high, max(low, round(low * (high / low) ** rng.random())))
+        return min(high, max(low, round(float(low * (high / low) ** rng.random()))))
     return rng.randint(low, high)
 
 
@@ -185,4 +197,4 @@ def some_place(rng: random.Random) -> tuple[float, float]:
     latitude = rng.uniform(-56, 69) if rng.random() < 0.4 else rng.uniform(5, 60)
     longitude = rng.uniform(-179, 179)
     shortest = 10.0**-places
-    return tuple(round(angle, places) or shortest for angle in (latitude, longitude))  # type: ignore[return-value]
+    return round(latitude, places) or shortest, round(longitude, places) or shortest
