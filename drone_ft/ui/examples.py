@@ -1,0 +1,355 @@
+"""The examples page's parts: table, filters, editor, and the ways in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from drone_ft import dataset
+from drone_ft.catalog import Call, Catalog, problems
+from drone_ft.dataset import Example
+from drone_ft.errors import DatasetError
+from drone_ft.ui import call_form, frame, runs, session, words
+
+SETS = {"train": "Training", "test": "Testing", None: "Not assigned"}
+ORIGINS = {"phrasebook": "Phrasebook", "plain": "Plain wording", "person": "You", "file": "A file"}
+STATUSES = {"approved": "Approved", "draft": "Draft"}
+_ADDING = "examples.adding"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What the table is narrowed to; an empty value narrows nothing."""
+
+    text: str = ""
+    function: str | None = None
+    kind: str | None = None
+    split: str | None = None
+    status: str | None = None
+
+    def keeps(self, example: Example, reject: str | None) -> bool:
+        """Whether an example passes."""
+        impossible = example.call.name == reject
+        return (
+            self.text.lower() in example.prompt.lower()
+            and self.function in (None, example.call.name)
+            and self.kind in (None, "Impossible" if impossible else "Possible")
+            and self.split in (None, SETS.get(example.split))
+            and self.status in (None, STATUSES.get(example.status, example.status))
+        )
+
+
+def empty(catalog: Catalog) -> None:
+    """No examples yet: why they matter, and the button that writes them."""
+    box = frame.empty(
+        "**No examples yet**  \nA model learns from pairs: a person's words, and the call they mean. "
+        f"Writing them for all {len(catalog.callable_functions)} functions takes a few seconds.",
+        ":material/forum:",
+    )
+    with box, st.container(horizontal=True, horizontal_alignment="center"):
+        if st.button("Write examples", type="primary", icon=":material/edit_note:", key="examples.write"):
+            runs.begin("write", {})
+    undo()
+    load(catalog)
+
+
+def summary(examples: list[Example], catalog: Catalog) -> None:
+    """How many there are of what, and which functions have only plain wordings."""
+    impossible = sum(e.call.name == catalog.reject for e in examples)
+    drafts = sum(e.status == "draft" for e in examples)
+    kept = sum(e.split == "test" for e in examples)
+    said = f"**{words.count(len(examples), 'example')}**: {len(examples) - impossible:,} possible requests and {impossible:,} impossible ones. "
+    said += f"{kept:,} are kept aside for testing."
+    if drafts:
+        said += f" {words.count(drafts, 'draft')} will be left out of training until approved."
+    st.markdown(said)
+    plain = list(dict.fromkeys(e.call.name for e in examples if e.origin == "plain" and e.call.name != catalog.reject))
+    if plain:
+        named = words.listed(
+            [words.title(name) for name in plain[:5]] + ([f"{len(plain) - 5} more"] if len(plain) > 5 else []), "and"
+        )
+        st.info(
+            f"The wordings for {words.escape(named)} are plain: made from names and descriptions, not written by a person. "
+            "Rewrite some in the words your people use; the model will understand them better.",
+            icon=":material/info:",
+        )
+
+
+def toolbar(examples: list[Example], catalog: Catalog) -> None:
+    """Add, write anew, undo, load and download."""
+    with st.container(horizontal=True):
+        if st.button("Add an example", icon=":material/add:", key="examples.add"):
+            st.session_state[_ADDING] = True
+        _download(examples, catalog)
+        with st.popover("More", icon=":material/more_horiz:"):
+            st.caption("Writing anew puts fresh examples in place of all; you can undo it.")
+            if st.button("Write all anew", icon=":material/edit_note:", key="examples.rewrite"):
+                runs.begin("write", {})
+        undo()
+    load(catalog)
+
+
+def undo() -> None:
+    """Bring back what was removed last."""
+    removed = session.store().last_removed()
+    if removed and st.button(
+        f"Undo: bring back {words.count(removed[1], 'example')}",
+        icon=":material/undo:",
+        type="tertiary",
+        key="examples.undo",
+    ):
+        back = session.store().undo_remove(removed[0])
+        frame.notify(f"{words.count(back, 'example')} brought back.", ":material/undo:")
+        st.rerun()
+
+
+def load(catalog: Catalog) -> None:
+    """Add examples from a JSONL file."""
+    with st.expander("Load examples from a file", icon=":material/upload_file:"):
+        file = st.file_uploader(
+            "JSONL file",
+            type=["jsonl", "json", "txt"],
+            key="examples.file",
+            help="One conversation a line, as OpenAI's fine-tuning takes it; tools and the older functions form both work.",
+        )
+        if file is None:
+            return
+        with frame.boundary():
+            _offer(file, catalog)
+
+
+def _offer(file: Any, catalog: Catalog) -> None:
+    """What a file holds that is new here, and the button that adds it."""
+    found = _read(file.getvalue(), file.name, catalog)
+    here = [example.id for example in session.store().examples()]
+    fresh = [example for example in found if example.id not in here]
+    st.success(
+        f"{file.name} holds {words.count(len(found), 'example')}; {len(fresh):,} of them are new here.",
+        icon=":material/check_circle:",
+    )
+    if fresh and st.button(f"Add {words.count(len(fresh), 'example')}", type="primary", key="examples.load"):
+        session.store().add_examples(dataset.complete_split(fresh))
+        frame.notify(f"{words.count(len(fresh), 'example')} added.")
+        st.rerun()
+
+
+def _read(data: bytes, name: str, catalog: Catalog) -> list[Example]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError(f"{name} is not a text file, so it was not loaded. Save it as JSONL in UTF-8.") from None
+    found, _ = dataset.from_jsonl(text, name)
+    for number, example in enumerate(found, 1):
+        wrong = problems(catalog, example.call)
+        if wrong:
+            raise DatasetError(
+                f"{name} was not loaded: example {number} does not fit this catalog ({wrong[0]}). Load its catalog first."
+            )
+    return list({example.id: example for example in found}.values())
+
+
+def filters(examples: list[Example], catalog: Catalog) -> Filter:
+    """The filter row."""
+    functions = [name for name in dict.fromkeys(e.call.name for e in examples) if name != catalog.reject]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input("Words", type="search", key="examples.text", placeholder="Search the words", width=260)
+        function = st.selectbox(
+            "Function",
+            functions,
+            None,
+            format_func=words.title,
+            key="examples.function",
+            placeholder="All functions",
+            width=240,
+        )
+        kind = st.segmented_control("Kind", ["Possible", "Impossible"], key="examples.kind")
+        split = st.segmented_control("Used for", ["Training", "Testing"], key="examples.split")
+        status = st.segmented_control("State", list(STATUSES.values()), key="examples.status")
+    return Filter(text or "", function, kind, split, status)
+
+
+def table(shown: list[Example], catalog: Catalog) -> list[Example]:
+    """The examples as a table; returns the selected ones."""
+    if not shown:
+        st.caption("No example matches. Change or clear the filter above to see more.")
+        return []
+    rows = [
+        {
+            "Words": e.prompt,
+            "Call": words.call(e.call, catalog.reject),
+            "Used for": SETS.get(e.split, e.split),
+            "State": STATUSES.get(e.status, e.status),
+            "Written by": ORIGINS.get(e.origin, e.origin),
+        }
+        for e in shown
+    ]
+    event = st.dataframe(
+        rows,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        height=430,
+        column_config={
+            "Words": st.column_config.TextColumn(width="large"),
+            "Call": st.column_config.TextColumn(width="medium"),
+        },
+        alt="Examples: words and the call they mean",
+    )
+    return [shown[i] for i in event.selection.rows if i < len(shown)]
+
+
+def panel(selected: list[Example], examples: list[Example], catalog: Catalog) -> None:
+    """What can be done with the selection: edit one, approve or remove several, or add a new one."""
+    if st.session_state.get(_ADDING):
+        with st.container(border=True):
+            st.subheader("New example", anchor=False)
+            _editor(None, examples, catalog)
+    elif len(selected) == 1:
+        with st.container(border=True):
+            st.subheader("Edit this example", anchor=False)
+            _editor(selected[0], examples, catalog)
+    elif selected:
+        _several(selected)
+    else:
+        st.caption("Tick a row to edit it; tick several to approve or remove them.")
+
+
+def _several(selected: list[Example]) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{words.count(len(selected), 'example')} ticked**", width="content")
+        drafts = [e for e in selected if e.status == "draft"]
+        if drafts and st.button(
+            f"Approve {words.count(len(drafts), 'draft')}", icon=":material/check:", key="examples.approve_all"
+        ):
+            for example in drafts:
+                session.store().save_example(dataclasses.replace(example, status="approved"))
+            frame.notify(f"{words.count(len(drafts), 'example')} approved.")
+            st.rerun()
+        _remove(selected)
+
+
+def _remove(selected: list[Example]) -> None:
+    if st.button(
+        "Remove" if len(selected) == 1 else f"Remove all {len(selected)}",
+        icon=":material/delete:",
+        key="examples.remove",
+    ):
+        session.store().remove_examples([e.id for e in selected])
+        frame.notify(f"{words.count(len(selected), 'example')} removed. You can undo this.", ":material/delete:")
+        st.rerun()
+
+
+def _editor(example: Example | None, examples: list[Example], catalog: Catalog) -> None:
+    """Fields for one example, and the buttons to save, approve, remove or close."""
+    key = f"examples.edit.{example.id if example else 'new'}"
+    left, right = st.columns(2)
+    with left:
+        prompt = st.text_area(
+            "A person says",
+            example.prompt if example else "",
+            key=f"{key}.prompt",
+            placeholder="Take off to twenty metres",
+        )
+        if example:
+            st.caption(
+                f"Used for {SETS.get(example.split, '')}. Written by {ORIGINS.get(example.origin, example.origin)}.".lower().capitalize()
+            )
+    with right:
+        call = call_form.edit(catalog, example.call if example else None, key)
+    with st.container(horizontal=True):
+        if st.button("Save", type="primary", icon=":material/save:", key=f"{key}.save"):
+            _save(example, prompt or "", call, examples, catalog)
+        if (
+            example
+            and example.status == "draft"
+            and st.button("Approve as it is", icon=":material/check:", key=f"{key}.approve")
+        ):
+            session.store().save_example(dataclasses.replace(example, status="approved"))
+            frame.notify("Approved.")
+            st.rerun()
+        if example:
+            _remove([example])
+        elif st.button("Close", key=f"{key}.close"):
+            st.session_state[_ADDING] = False
+            st.rerun()
+    if call is not None:
+        with st.expander("As JSON", icon=":material/data_object:"):
+            st.json(call.to_json())
+
+
+def _save(example: Example | None, prompt: str, call: Call | None, examples: list[Example], catalog: Catalog) -> None:
+    """Save what was entered, or say in a sentence what is missing."""
+    words_given = " ".join(prompt.split())
+    if not words_given:
+        st.error("The words are missing. Write what a person would say.", icon=":material/error:")
+        return
+    if call is None:
+        st.error("Choose what the model should do with these words.", icon=":material/error:")
+        return
+    wrong = problems(catalog, call)
+    if wrong:
+        st.error(f"Not saved yet: {words.escape('; '.join(wrong))}.", icon=":material/error:")
+        return
+    new = _changed(example, words_given, call, examples)
+    if new.id != (example.id if example else None) and any(e.id == new.id for e in examples):
+        st.error(
+            "These words with this call are in the list already. Change the words, or close this.",
+            icon=":material/error:",
+        )
+        return
+    session.store().save_example(new, example.id if example else None)
+    st.session_state[_ADDING] = False
+    frame.notify("Saved.")
+    st.rerun()
+
+
+def _changed(example: Example | None, prompt: str, call: Call, examples: list[Example]) -> Example:
+    if example is None:
+        return dataset.complete_split([*examples, dataset.make_example(prompt, call)])[-1]
+    same_call = example.call == call
+    if same_call and prompt == example.prompt:
+        return dataclasses.replace(example, status="approved")
+    return dataset.make_example(
+        prompt,
+        call,
+        origin="person",
+        template=example.template,
+        accept=example.accept if same_call else {},
+        split=example.split,
+    )
+
+
+def _download(examples: list[Example], catalog: Catalog) -> None:
+    good = [e for e in examples if e.status == "approved"]
+    with st.popover("Download", icon=":material/download:"):
+        form = st.segmented_control(
+            "Format",
+            ["tools", "functions"],
+            default="tools",
+            required=True,
+            key="examples.form",
+            format_func={"tools": "Today's (tools)", "functions": "Older (functions)"}.__getitem__,
+        )
+        for split, name in (("train", "Training"), ("test", "Testing")):
+            part = [e for e in dataset.complete_split(good) if e.split == split] if good else []
+            st.download_button(
+                f"{name}: {words.count(len(part), 'example')}",
+                dataset.to_jsonl(part, catalog, form),
+                f"{split}.jsonl",
+                "application/jsonl",
+                key=f"examples.download.{split}",
+                on_click="ignore",
+                width="stretch",
+                disabled=not part,
+            )
+        st.caption("JSONL, as fine-tuning takes it. Drafts are left out.")
+
+
+def failed_writing() -> None:
+    """Why the last writing stopped, if it did, and the button that tries again."""
+    last = session.store().latest_run("write")
+    if last and last.status == "failed":
+        runs.stopped(last)

@@ -1,0 +1,134 @@
+"""What every page shares: the list of pages, the sidebar, page heads, notices and the error boundary."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import streamlit as st
+
+from drone_ft.errors import DroneFTError
+from drone_ft.ui import session, words
+
+log = logging.getLogger("drone_ft.ui")
+
+_NOTICE = "frame.notice"
+
+
+def pages() -> dict[str, list[Any]]:
+    """Every page by section, in the order of the work."""
+    return {
+        "": [
+            st.Page(
+                "pages/home.py",
+                title="Home",
+                icon=":material/home:",
+                default=True,
+                help="Where you are, what comes next, and a demo of the whole way.",
+            ),
+        ],
+        "Prepare": [
+            st.Page(
+                "pages/catalog.py",
+                title="Catalog",
+                icon=":material/menu_book:",
+                help="The functions a model may call. Read them, or load your own.",
+            ),
+            st.Page(
+                "pages/permutations.py",
+                title="Permutations",
+                icon=":material/grid_view:",
+                help="Every call the catalog allows, counted and listed.",
+            ),
+            st.Page(
+                "pages/examples.py",
+                title="Examples",
+                icon=":material/forum:",
+                help="People's words for each call: write, mend, approve and download them.",
+            ),
+        ],
+        "Train and compare": [
+            st.Page(
+                "pages/fine_tune.py",
+                title="Fine-tune",
+                icon=":material/model_training:",
+                help="Train a model on your examples and watch it learn.",
+            ),
+            st.Page(
+                "pages/evaluate.py",
+                title="Evaluate",
+                icon=":material/balance:",
+                help="Base and tuned model on requests neither was trained on.",
+            ),
+            st.Page(
+                "pages/playground.py",
+                title="Playground",
+                icon=":material/play_circle:",
+                help="Type one request and see both models answer it.",
+            ),
+        ],
+    }
+
+
+def sidebar() -> None:
+    """The name of the app, what is loaded, and where the data stays; shows a waiting notice."""
+    st.logo(":material/flight_takeoff:", size="large", link=None)
+    notice = st.session_state.pop(_NOTICE, None)
+    if notice:
+        st.toast(notice[0], icon=notice[1])
+    with st.sidebar:
+        catalog = session.store().catalog()
+        st.caption(f"Catalog: {words.title(catalog.name)}, {words.count(len(catalog.functions), 'function')}")
+        st.caption(":material/lock: Models and data stay on this computer.")
+
+
+def head(title: str, caption: str) -> None:
+    """The head of a page: what it is called and, in one sentence, what it is for."""
+    st.title(title, anchor=False)
+    st.caption(caption)
+
+
+def notify(message: str, icon: str = ":material/check_circle:") -> None:
+    """Say something once, after the next rerun."""
+    st.session_state[_NOTICE] = (message, icon)
+
+
+def empty(message: str, icon: str) -> Any:
+    """The frame of an empty page: what is missing; the caller adds the button that mends it."""
+    box = st.container(border=True, horizontal_alignment="center", gap="small")
+    with box:
+        st.space("small")
+        st.markdown(f"### {icon}", text_alignment="center", width="stretch")
+        st.markdown(message, text_alignment="center", width="stretch")
+    return box
+
+
+@contextmanager
+def boundary() -> Iterator[None]:
+    """Turns any error into a sentence for people; what an engineer needs goes to the log."""
+    try:
+        yield
+    except DroneFTError as error:
+        log.warning("%s: %s", type(error).__name__, error)
+        st.error(words.escape(str(error)), icon=":material/error:")
+    except Exception:
+        log.exception("A page failed")
+        st.error(
+            "Something went wrong on this page. Your work is saved: reload the page to try again. "
+            "If it happens again, the details are in the window where the app was started.",
+            icon=":material/error:",
+        )
+
+
+def guarded(part: Callable[..., None]) -> Callable[..., None]:
+    """The boundary for parts that rerun by themselves (fragments), which app.py's boundary does not enclose."""
+
+    @functools.wraps(part)
+    def inside(*args: Any, **kwargs: Any) -> None:
+        with boundary():
+            part(*args, **kwargs)
+
+    return inside

@@ -1,0 +1,181 @@
+"""The home page's parts: the way of the data and where it stands, what comes next, and the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from drone_ft import permutations, work
+from drone_ft.catalog import default_catalog
+from drone_ft.dataset import Example
+from drone_ft.evaluation import Report
+from drone_ft.ui import models, reports, runs, session, words
+
+DEMO = {"epochs": 3, "seed": 0}
+# The default data has about this many examples to learn from; only the time estimate before the first run needs it.
+DEMO_EXAMPLES = 450
+_OTHER_MINUTES = 2
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One of the six steps: its state in a few words, and whether it is done."""
+
+    title: str
+    icon: str
+    page: str
+    state: str
+    done: bool
+
+
+def way() -> list[Stop]:
+    """The six steps from functions to a verdict, as they stand."""
+    store = session.store()
+    catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
+    calls = sum(permutations.count_catalog(catalog).values())
+    kept = {part: sum(e.split == part for e in examples) for part in ("train", "test")}
+    report = newest_report()
+    return [
+        Stop(
+            "Catalog", ":material/menu_book:", "pages/catalog.py", words.count(len(catalog.functions), "function"), True
+        ),
+        Stop("Calls", ":material/grid_view:", "pages/permutations.py", f"{words.big(calls)} to cover", True),
+        Stop("Words", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), bool(examples)),
+        Stop(
+            "Training data",
+            ":material/dataset:",
+            "pages/examples.py",
+            f"{kept['train']:,} to learn from, {kept['test']:,} kept aside" if examples else "comes with the words",
+            bool(kept["train"]),
+        ),
+        Stop(
+            "Model",
+            ":material/model_training:",
+            "pages/fine_tune.py",
+            words.count(len(tuned), "tuned model") if tuned else "not trained yet",
+            bool(tuned),
+        ),
+        Stop("Verdict", ":material/balance:", "pages/evaluate.py", _score(report), report is not None),
+    ]
+
+
+def cards(stops: list[Stop]) -> None:
+    """The six steps as cards with links."""
+    with st.grid(6, min_column_width=150):
+        for number, stop in enumerate(stops, 1):
+            with st.container(border=True, height="stretch", gap="xsmall"):
+                mark = ":green[:material/check_circle:]" if stop.done else ":gray[:material/radio_button_unchecked:]"
+                st.page_link(stop.page, label=f"**{number}. {stop.title}**", icon=stop.icon)
+                st.markdown(f"{mark} :small[{words.escape(words.first_up(stop.state))}]")
+
+
+def demo() -> None:
+    """The demo: an offer, its progress, why it stopped, or its verdict."""
+    run = session.store().latest_run("demo")
+    if run is None:
+        _offer()
+    elif run.is_under_way:
+        runs.watch(run)
+    elif run.status == "done":
+        _done(run)
+    else:
+        runs.stopped(run, "Go on with the demo")
+
+
+def next_step(stops: list[Stop]) -> None:
+    """The one thing to do next, for a person who goes step by step."""
+    words_, model, verdict = stops[2], stops[4], stops[5]
+    if not words_.done:
+        _next(
+            "Write examples",
+            "pages/examples.py",
+            "Next, people's words for each call: that is what a model learns from.",
+        )
+    elif not model.done:
+        _next("Fine-tune a model", "pages/fine_tune.py", "Your examples are ready. Next, a model learns from them.")
+    elif not verdict.done:
+        _next(
+            "Compare base and tuned",
+            "pages/evaluate.py",
+            "A model is trained. Next, see whether it is better than before.",
+        )
+    else:
+        _next("Try both models", "pages/playground.py", "Ask base and tuned model something in your own words.")
+
+
+def newest_report() -> Report | None:
+    """The newest evaluation report."""
+    found = session.store().reports()
+    return found[0] if found else None
+
+
+def _offer() -> None:
+    with st.container(border=True):
+        st.subheader("See it work first", anchor=False)
+        st.markdown(
+            "The demo teaches a small language model to control a drone: it lists every command, writes people's words for each, "
+            "trains the model on them, and then asks the model before and after training the same unseen requests."
+        )
+        minutes = models.training_time(DEMO_EXAMPLES, DEMO["epochs"])
+        st.markdown(
+            f":material/schedule: The training takes about {minutes}, all of it a little longer  \n"
+            ":material/computer: The model is real and runs on this computer  \n"
+            ":material/lock: No key is needed, and nothing leaves this computer"
+        )
+        _start("Run the demo", "primary")
+
+
+def _done(run: work.Run) -> None:
+    report = session.store().report(run.result.get("report_id", ""))
+    if report is None:
+        st.info(
+            "The demo has finished, but its report was removed. Run it again to get a new one.", icon=":material/info:"
+        )
+    else:
+        st.subheader("The demo's verdict", anchor=False)
+        reports.verdict(report)
+        reports.figures(report)
+        reports.bars(report)
+    with st.container(horizontal=True):
+        if report is not None and st.button("See every answer", icon=":material/balance:", key="home.evaluate"):
+            st.switch_page("pages/evaluate.py")
+        _start("Run the demo again", "secondary")
+
+
+def _start(label: str, look: str) -> None:
+    other = session.store().catalog().name != default_catalog().name
+    if st.button(label, type=look, icon=":material/play_arrow:", key="home.demo"):
+        runs.begin("demo", dict(DEMO))
+    if other:
+        st.caption(
+            "The demo loads the drone catalog. Yours stays saved, with its examples; the catalog page brings it back."
+        )
+
+
+def _next(label: str, page: str, why: str) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown(why, width="content")
+        first = session.store().latest_run("demo") is None
+        if st.button(label, type="secondary" if first else "primary", icon=":material/arrow_forward:", key="home.next"):
+            st.switch_page(page)
+
+
+def _words(examples: list[Example], reject: str | None) -> str:
+    if not examples:
+        return "none written yet"
+    impossible = sum(e.call.name == reject for e in examples)
+    return f"{len(examples) - impossible:,} requests, {impossible:,} impossible ones"
+
+
+def _score(report: Report | None) -> str:
+    if report is None:
+        return "not measured yet"
+    base, tuned = reports.pair(report)
+    return f"{_right(report, tuned)} right, base {_right(report, base)}"
+
+
+def _right(report: Report, model: str) -> str:
+    both: list[Any] = [report.possible(model), report.impossible(model)]
+    return reports.percent((both[0][0] + both[1][0], both[0][1] + both[1][1]))

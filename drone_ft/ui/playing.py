@@ -1,0 +1,120 @@
+"""The playground's parts: one request, and what base and tuned model make of it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from drone_ft import endpoints, evaluation
+from drone_ft.catalog import Catalog, problems
+from drone_ft.errors import DroneFTError
+from drone_ft.evaluation import Answer
+from drone_ft.ui import frame, models, session, words
+
+_ASKED = "playing.asked"
+_TEXT = "playing.text"
+SUGGESTIONS = 4
+
+
+def empty() -> None:
+    """No tuned model yet: what is missing, and how to get it."""
+    box = frame.empty(
+        "**Nothing to compare yet**  \nYou can ask the base model now. Train one, and its answer appears beside.",
+        ":material/play_circle:",
+    )
+    with box, st.container(horizontal=True, horizontal_alignment="center"):
+        if st.button("Fine-tune a model", icon=":material/model_training:", key="playing.tune"):
+            st.switch_page("pages/fine_tune.py")
+
+
+def request(catalog: Catalog) -> str | None:
+    """The request to ask, typed or suggested; None until somebody asks."""
+    with st.form("playing.form", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input(
+            "Your request", key=_TEXT, placeholder="What should be done? Write it as you would say it."
+        )
+        asked = st.form_submit_button("Ask", type="primary", icon=":material/send:")
+    suggested = st.pills("Or try one of these", suggestions(catalog), key="playing.suggestion", on_change=_take)
+    del suggested
+    if asked and not (text or "").strip():
+        st.error("Write a request first, then ask.", icon=":material/error:")
+    pressed = asked or st.session_state.pop("playing.now", False)
+    return text.strip() if pressed and text and text.strip() else None
+
+
+def suggestions(catalog: Catalog) -> list[str]:
+    """A few requests of different functions from the examples kept aside, one of them impossible."""
+    kept = [e for e in session.store().examples() if e.split == "test"]
+    by_function = {e.call.name: e.prompt for e in kept if e.call.name != catalog.reject}
+    impossible = [e.prompt for e in kept if e.call.name == catalog.reject]
+    possible = list(by_function.values())
+    step = max(1, len(possible) // (SUGGESTIONS - 1))
+    return possible[::step][: SUGGESTIONS - 1] + impossible[:1]
+
+
+def _take() -> None:
+    """A suggestion was pressed: put it into the field and ask it."""
+    chosen = st.session_state.get("playing.suggestion")
+    if chosen:
+        st.session_state[_TEXT] = chosen
+        st.session_state["playing.now"] = True
+
+
+def choose() -> list[str]:
+    """The models to ask, the base first."""
+    tuned = models.tuned()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        base = st.selectbox("Base model", models.bases(), key="playing.base", width=300)
+        if not tuned:
+            return [base]
+        model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned", width=300)
+    return [base, model]
+
+
+def answers(catalog: Catalog, asked: list[str], prompt: str | None) -> None:
+    """Ask when there is something to ask, and show the last answers beside each other."""
+    if prompt:
+        with st.spinner("Asking. The first answer takes a few seconds longer, while the model is loaded …"):
+            client = endpoints.client(endpoints.local_endpoint())
+            st.session_state[_ASKED] = [(model, _ask(client, model, catalog, prompt)) for model in asked]
+    last: list[tuple[str, Answer]] = st.session_state.get(_ASKED, [])
+    if not last:
+        return
+    st.markdown(f"**“{words.escape(last[0][1].prompt)}”**")
+    for place, (index, (model, given)) in zip(st.columns(len(last)), enumerate(last), strict=True):
+        with place.container(border=True, height="stretch"):
+            _answer(catalog, model, given, "Tuned" if index else "Base")
+
+
+def _ask(client: object, model: str, catalog: Catalog, prompt: str) -> Answer:
+    try:
+        return evaluation.ask(client, model, catalog, prompt)  # type: ignore[arg-type]
+    except DroneFTError as error:
+        return Answer(prompt, None, error=str(error))
+
+
+def _answer(catalog: Catalog, model: str, given: Answer, role: str) -> None:
+    st.caption(f"{role}: {words.escape(models.name(model))}")
+    if given.error:
+        st.error(words.escape(given.error), icon=":material/error:")
+        return
+    if given.call is None:
+        st.markdown("**No call**")
+        st.markdown(words.escape(given.text) or "The model said nothing.")
+    elif given.call.name == catalog.reject:
+        st.subheader("Says no", anchor=False, icon=":material/block:")
+        st.markdown("The model takes this for an impossible request.")
+    else:
+        st.subheader(words.title(given.call.name), anchor=False, icon=":material/bolt:")
+        fields = {words.title(name): words.escape(words.value(value)) for name, value in given.call.arguments.items()}
+        if fields:
+            st.table(fields, border="horizontal", alt=f"Values of the call by the {role.lower()} model")
+        wrong = problems(catalog, given.call)
+        if wrong:
+            st.warning(
+                f"This call breaks the catalog's rules: {words.escape('; '.join(wrong))}.", icon=":material/warning:"
+            )
+    st.space("stretch")
+    st.caption(f"Answered in {given.seconds:.1f} s")
+    if given.call is not None:
+        with st.expander("As JSON", icon=":material/data_object:"):
+            st.json(given.call.to_json())

@@ -1,0 +1,161 @@
+"""Long work on a page: start it, watch its steps, stop it. The state is the store's; this only looks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import streamlit as st
+
+from drone_ft import charts, fine_tuning, work
+from drone_ft.ui import frame, session, words
+
+_ICONS = {
+    "done": ":green[:material/check_circle:]",
+    "running": ":blue[:material/pending:]",
+    "failed": ":red[:material/cancel:]",
+    "waiting": ":gray[:material/radio_button_unchecked:]",
+}
+_NAMES = {"demo": "The demo", "write": "Writing examples", "tune": "Fine-tuning", "evaluate": "The evaluation"}
+_PLACES = {
+    "demo": "pages/home.py",
+    "write": "pages/examples.py",
+    "tune": "pages/fine_tune.py",
+    "evaluate": "pages/evaluate.py",
+}
+
+
+def begin(kind: str, settings: dict[str, Any] | None = None) -> None:
+    """Start work of a kind, or find the one under way, and show the page anew."""
+    work.start(session.store(), kind, settings or {})
+    st.rerun()
+
+
+def under_way(*kinds: str) -> work.Run | None:
+    """The newest run of these kinds that is under way."""
+    for kind in kinds:
+        run = session.store().latest_run(kind)
+        if run and run.is_under_way:
+            return run
+    return None
+
+
+def watch(run: work.Run) -> None:
+    """The steps of a run under way, kept up to date every second; shows the page anew when it is over."""
+    st.fragment(_watch, run_every="1s")(run.id)
+
+
+def stopped(run: work.Run, again: str = "Try again") -> None:
+    """A run that failed or was cancelled: what happened, how far it came, and the button that goes on."""
+    if run.status == "failed":
+        st.error(words.escape(run.error or "The work failed and left no word why. Try again."), icon=":material/error:")
+    else:
+        st.warning(f"{_NAMES[run.kind]} was cancelled. What was finished is kept.", icon=":material/pause_circle:")
+    if st.button(again, type="primary", icon=":material/refresh:", key=f"runs.again.{run.kind}"):
+        begin(run.kind, run.settings)
+    with st.expander("How far it came", icon=":material/checklist:"):
+        steps(run)
+
+
+def steps(run: work.Run) -> None:
+    """Every step with its state, and a bar with the time left for the one that runs."""
+    for step in run.steps:
+        note = f" :gray[{words.escape(words.first_up(step.note))}]" if step.note else ""
+        st.markdown(
+            f"{_ICONS.get(step.status, _ICONS['waiting'])} {'**' if step.status == 'running' else ''}{step.title}{'**' if step.status == 'running' else ''}{note}"
+        )
+        if step.status == "running" and step.total:
+            st.progress(min(1.0, step.done / step.total), text=_pace(step))
+
+
+def sidebar_status() -> None:
+    """What is under way, in the sidebar of every page."""
+    run = under_way("demo", "tune", "evaluate", "write")
+    if run:
+        with st.sidebar:
+            st.fragment(_status, run_every="3s")(run.id)
+
+
+@frame.guarded
+def _watch(run_id: str) -> None:
+    store = session.store()
+    run = store.run(run_id)
+    if run is None or not run.is_under_way:
+        st.rerun()
+        return
+    stopping = store.is_cancel_requested(run_id)
+    with st.container(border=True):
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            st.subheader(
+                f"{_NAMES[run.kind]} is {'stopping' if stopping else 'running'}", anchor=False, width="content"
+            )
+            label = "Stopping …" if stopping else "Cancel"
+            if st.button(label, key=f"runs.cancel.{run.kind}", icon=":material/stop_circle:", disabled=stopping):
+                work.cancel(store, run_id)
+                st.rerun(scope="fragment")
+        st.caption(
+            f"Started {words.duration(time.time() - run.created)} ago. You may close or reload this tab: the work goes on."
+        )
+        steps(run)
+        if not run.steps:
+            st.caption("Getting ready …")
+    _learning(run)
+
+
+def _learning(run: work.Run) -> None:
+    """The loss curve of the job a run trains, once there is something to see."""
+    job = session.store().job(run.result.get("job_id", ""))
+    tunes = any(step.name == "tune" and step.status == "running" for step in run.steps)
+    points = fine_tuning.loss_curve(job) if job and tunes else []
+    if len(points) > 1:
+        st.markdown("**How the training goes**")
+        loss(points, f"runs.loss.{run.id}")
+
+
+def loss(points: list[dict[str, float | None]], key: str) -> None:
+    """A loss curve with a sentence that says how to read it."""
+    st.plotly_chart(charts.loss_curve(points), key=key, config={"displayModeBar": False}, alt=_said(points))
+    st.caption(
+        "The loss says how surprised the model is by the right answer. Both lines should fall; "
+        "if validation rises while training falls, the model learns by heart: use fewer epochs."
+    )
+
+
+def _said(points: list[dict[str, float | None]]) -> str:
+    losses = [point["train_loss"] for point in points if point["train_loss"] is not None]
+    return (
+        f"Training loss from {losses[0]:.2f} to {losses[-1]:.2f}"
+        if losses
+        else "Loss of the training, not measured yet"
+    )
+
+
+def _status(run_id: str) -> None:
+    with frame.boundary():
+        run = session.store().run(run_id)
+        if run is None:
+            return
+        done = [step for step in run.steps if step.status == "done"]
+        said = {"done": "has finished", "failed": "has stopped", "cancelled": "was cancelled"}.get(
+            run.status, "is running"
+        )
+        st.page_link(
+            _PLACES[run.kind],
+            label=f"{_NAMES[run.kind]} {said}",
+            icon=":material/progress_activity:" if run.is_under_way else ":material/flag:",
+        )
+        if run.is_under_way and run.steps:
+            st.progress(_overall(run), text=f"Step {min(len(done) + 1, len(run.steps))} of {len(run.steps)}")
+
+
+def _overall(run: work.Run) -> float:
+    shares = [
+        1.0 if s.status == "done" else (s.done / s.total if s.total and s.status == "running" else 0.0)
+        for s in run.steps
+    ]
+    return min(1.0, sum(shares) / len(shares)) if shares else 0.0
+
+
+def _pace(step: work.Step) -> str:
+    left = f", about {words.duration(step.seconds_left)} left" if step.seconds_left else ""
+    return f"{step.done:,} of {step.total:,}{left}"

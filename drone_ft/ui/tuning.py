@@ -1,0 +1,133 @@
+"""The fine-tune page's parts: settings, the training under way, past jobs and their curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from drone_ft import fine_tuning
+from drone_ft.dataset import Example
+from drone_ft.fine_tuning import Job
+from drone_ft.ui import frame, models, runs, session, words
+
+LEAST_EXAMPLES = 10
+
+
+def empty(ready: list[Example]) -> None:
+    """Too few examples to train on: what to do about it."""
+    said = (
+        "There are no approved examples yet"
+        if not ready
+        else f"There are only {words.count(len(ready), 'approved example')}"
+    )
+    box = frame.empty(
+        f"**Nothing to learn from yet**  \n{said}; training needs at least {LEAST_EXAMPLES}.",
+        ":material/model_training:",
+    )
+    with box, st.container(horizontal=True, horizontal_alignment="center"):
+        if st.button("Go to examples", type="primary", icon=":material/forum:", key="tuning.examples"):
+            st.switch_page("pages/examples.py")
+
+
+def settings(ready: list[Example]) -> None:
+    """Model, epochs and name, how long it will take, and the button that starts."""
+    learning = sum(example.split != "test" for example in ready)
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            model = st.selectbox(
+                "Model",
+                models.bases(),
+                key="tuning.model",
+                width=300,
+                help="The model to train. To use another one, start the app with DRONE_FT_MODEL set to its folder or hub id.",
+            )
+            epochs = st.number_input(
+                "Epochs",
+                1,
+                20,
+                3,
+                key="tuning.epochs",
+                width=140,
+                help="How many times the model reads all examples. Three is a good start; more is slower, and may teach it by heart.",
+            )
+            suffix = st.text_input(
+                "Name",
+                "my-drone",
+                max_chars=64,
+                key="tuning.suffix",
+                width=240,
+                help="Part of the tuned model's name, so that you find it again.",
+            )
+        st.markdown(
+            f":material/forum: {words.count(learning, 'example')} to learn from, {len(ready) - learning:,} kept aside to measure with  \n"
+            f":material/schedule: About {models.training_time(learning, int(epochs))} on this computer  \n"
+            ":material/lock: Nothing leaves this computer, and nothing is paid for"
+        )
+        if st.button("Start training", type="primary", icon=":material/play_arrow:", key="tuning.start"):
+            runs.begin("tune", {"model": model, "epochs": int(epochs), "suffix": "-".join((suffix or "").split())})
+
+
+def outcome() -> None:
+    """How the newest training ended: a way on, or why it stopped."""
+    last = session.store().latest_run("tune")
+    if last is None:
+        return
+    if last.status in ("failed", "cancelled"):
+        runs.stopped(last, "Go on with the training" if last.status == "cancelled" else "Try again")
+    elif last.status == "done":
+        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(
+                f":green[:material/check_circle:] **{words.escape(models.name(last.result.get('model', '')))}** is trained and ready.",
+                width="content",
+            )
+            if st.button("Compare it with the base", icon=":material/balance:", key="tuning.compare"):
+                st.switch_page("pages/evaluate.py")
+
+
+def past() -> None:
+    """All jobs as a table; the curve of the ticked one, or of the newest."""
+    jobs = session.store().jobs()
+    if not jobs:
+        return
+    st.subheader("Trainings so far", anchor=False)
+    event = st.dataframe(
+        [_row(job) for job in jobs],
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height="content" if len(jobs) < 8 else 320,
+        alt="Fine-tuning jobs, the newest first",
+        column_config={
+            "Last loss": st.column_config.NumberColumn(
+                format="%.3f", help="Loss on the examples kept aside, or on the training ones where none were measured."
+            )
+        },
+    )
+    picked = event.selection.rows
+    job = jobs[picked[0]] if picked and picked[0] < len(jobs) else jobs[0]
+    points = fine_tuning.loss_curve(job)
+    st.markdown(f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}")
+    if job.status == "failed":
+        st.error(words.escape(job.message or "This training failed and left no word why."), icon=":material/error:")
+    if points:
+        runs.loss(points, f"tuning.loss.{job.id}")
+    else:
+        st.caption("Nothing was measured in this training yet.")
+
+
+def _row(job: Job) -> dict[str, Any]:
+    losses = [p["valid_loss"] if p["valid_loss"] is not None else None for p in fine_tuning.loss_curve(job)]
+    known = [loss for loss in losses if loss is not None] or [
+        p["train_loss"] for p in fine_tuning.loss_curve(job) if p["train_loss"] is not None
+    ]
+    return {
+        "Name": job.suffix or job.id,
+        "State": models.status(job),
+        "Base model": job.model,
+        "Epochs": str(job.epochs),
+        "Last loss": known[-1] if known else None,
+        "Started": models.moment(job.created),
+        "Took": words.duration(job.finished - job.created) if job.finished else "",
+        "Tuned model": job.tuned_model or "",
+    }

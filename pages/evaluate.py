@@ -1,0 +1,19 @@
+"""Evaluate: base and tuned model on the same unseen requests, with a verdict."""
+
+from drone_ft.ui import evaluating, frame, models, runs, session
+
+frame.head(
+    "Evaluate", "Base and tuned model answer the same requests, which neither was trained on. Did the training help?"
+)
+asking = runs.under_way("evaluate", "demo")
+found = session.store().reports()
+if asking:
+    runs.watch(asking)
+elif not models.tuned() and not found:
+    evaluating.empty()
+else:
+    evaluating.outcome()
+    if found:
+        evaluating.show(evaluating.choose(found))
+    if models.tuned():
+        evaluating.settings(session.store().catalog(), first=not found)

@@ -1,0 +1,27 @@
+"""Examples: people's words for each call; filter, edit, add, approve, remove, download."""
+
+import streamlit as st
+
+from drone_ft.ui import examples, frame, runs, session
+
+frame.head(
+    "Examples",
+    "People's words, each with the call they mean. This is all a model learns from, so mend what sounds wrong.",
+)
+catalog = session.store().catalog()
+every = session.store().examples()
+writing = runs.under_way("write")
+if writing:
+    runs.watch(writing)
+elif not every:
+    examples.failed_writing()
+    examples.empty(catalog)
+else:
+    examples.failed_writing()
+    examples.summary(every, catalog)
+    examples.toolbar(every, catalog)
+    wanted = examples.filters(every, catalog)
+    shown = [example for example in every if wanted.keeps(example, catalog.reject)]
+    st.caption(f"{len(shown):,} of {len(every):,} shown")
+    selected = examples.table(shown, catalog)
+    examples.panel(selected, every, catalog)

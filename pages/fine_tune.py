@@ -1,0 +1,19 @@
+"""Fine-tune: choose, start, watch the loss, cancel; past trainings."""
+
+from drone_ft.ui import frame, runs, session, tuning
+
+frame.head(
+    "Fine-tune",
+    "The model reads your examples a few times and adjusts itself, until the right call is no surprise to it.",
+)
+ready = [example for example in session.store().examples() if example.status == "approved"]
+training = runs.under_way("tune", "demo")
+if training:
+    runs.watch(training)
+else:
+    tuning.outcome()
+    if len(ready) < tuning.LEAST_EXAMPLES:
+        tuning.empty(ready)
+    else:
+        tuning.settings(ready)
+tuning.past()

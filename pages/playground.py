@@ -1,0 +1,14 @@
+"""Playground: one request, base and tuned answer beside each other."""
+
+from drone_ft.ui import frame, models, playing, session
+
+frame.head(
+    "Playground",
+    "Say it in your own words and see what each model makes of it. Nothing flies: the calls are only shown.",
+)
+catalog = session.store().catalog()
+if not models.tuned():
+    playing.empty()
+prompt = playing.request(catalog)
+asked = playing.choose()
+playing.answers(catalog, asked, prompt)
