@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drone_ft import schema_words
+from drone_ft import schema, schema_words
 from drone_ft.errors import CatalogError
+from drone_ft.schema_pieces import canonical
 
 DEFAULT_PATH = Path(__file__).resolve().parent.parent / "data" / "catalogs" / "drone.json"
 REJECT = "reject_request"
@@ -42,7 +43,7 @@ class Call:
     @property
     def key(self) -> str:
         """Canonical JSON: equal calls have equal keys."""
-        return json.dumps([self.name, _canonical(self.arguments)], sort_keys=True, ensure_ascii=False)
+        return canonical([self.name, self.arguments])
 
     def to_json(self) -> dict[str, Any]:
         """The call as plain data."""
@@ -73,15 +74,6 @@ class Call:
 
     def __hash__(self) -> int:
         return hash(self.key)
-
-
-def _canonical(value: Any) -> Any:
-    """The value with whole floats as integers, the way JSON Schema compares numbers."""
-    if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,9 @@ def read_catalog(path: Path | str) -> Catalog:
         raise CatalogError(f"There is no catalog file {path}. Check the path and try again.") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CatalogError(f"The catalog file {path} cannot be read: {reason}. Choose another file.") from error
+        raise CatalogError(
+            f"The catalog file {path} cannot be read: {reason}. Choose another file."
+        ) from error
     except UnicodeDecodeError as error:
         raise CatalogError(
             f"The catalog file {path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}. "
@@ -178,7 +172,9 @@ def _json(text: str, name: str) -> object:
             "Mend that place and load it again."
         ) from error
     except RecursionError as error:
-        raise CatalogError(f"The catalog file {name} is nested too deep to read. Choose another file.") from error
+        raise CatalogError(
+            f"The catalog file {name} is nested too deep to read. Choose another file."
+        ) from error
 
 
 def parse_catalog(data: object, name: str) -> Catalog:
@@ -230,7 +226,9 @@ def _entries(data: object, name: str) -> tuple[list[object], dict[str, Any]]:
 def _function(entry: object, position: int, catalog: str) -> Function:
     """One function, bare or inside a `tools` entry."""
     where = f"catalog '{catalog}', function number {position}"
-    body = entry.get("function", entry) if isinstance(entry, dict) and entry.get("type") == "function" else entry
+    body = (
+        entry.get("function", entry) if isinstance(entry, dict) and entry.get("type") == "function" else entry
+    )
     if not isinstance(body, dict):
         raise _refusal(where, schema_words.show(body), "an object with name, description and parameters")
     name, description = body.get("name"), body.get("description", "")
@@ -246,9 +244,13 @@ def _function(entry: object, position: int, catalog: str) -> Function:
             raise _refusal(where, f"the key '{key}'", meant[0] if meant else "parameters")
     parameters = body.get("parameters", {"type": "object", "properties": {}})
     fault = schema_words.fault(parameters)
-    if fault:
+    if fault is not None:
         place = f", parameter '{'.'.join(fault.path)}'" if fault.path else ""
         raise _refusal(where + place, fault.found, fault.expected)
+    try:
+        schema.check(parameters)
+    except CatalogError as error:
+        raise CatalogError(f"Cannot load {where}. {error} Nothing was loaded.") from error
     return Function(name, description, parameters)
 
 

@@ -9,17 +9,9 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-Schema = dict[str, Any]
+from drone_ft.schema import below, inline, target
+from drone_ft.schema_pieces import KINDS, Schema
 
-KINDS = {
-    "array": "a list",
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "null": "null",
-    "number": "a number",
-    "object": "an object with named values",
-    "string": "text",
-}
 _BOUNDS = (("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems"))
 _ONE_SCHEMA = ("if", "then", "else", "not")
 _MANY_SCHEMAS = ("allOf", "anyOf", "oneOf")
@@ -59,12 +51,14 @@ def fault(parameters: object) -> Fault | None:
     return None
 
 
-def _faults(schema: object, path: tuple[str, ...], declared: list[str] | None, root: Schema) -> Iterator[Fault]:
+def _faults(
+    schema: object, path: tuple[str, ...], declared: list[str] | None, root: Schema
+) -> Iterator[Fault]:
     """Mistakes of one schema and all below it; `declared` holds the properties a condition may mention."""
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
-        yield Fault(path, f"{show(schema)} as a schema", "an object such as {\"type\": \"string\"}")
+        yield Fault(path, f"{show(schema)} as a schema", 'an object such as {"type": "string"}')
         return
     yield from _type_faults(schema, path)
     yield from _bound_faults(schema, path)
@@ -76,7 +70,9 @@ def _faults(schema: object, path: tuple[str, ...], declared: list[str] | None, r
     known = _declared(schema, root) if declared is None else declared
     yield from _name_faults(schema, path, known, inside_condition=declared is not None)
     for name, inner in properties.items():
-        yield from _faults(inner, (*path, name), None if isinstance(inner, dict) and "type" in inner else [], root)
+        yield from _faults(
+            inner, (*path, name), None if isinstance(inner, dict) and "type" in inner else [], root
+        )
     yield from _faults_below(schema, path, known, root)
 
 
@@ -110,7 +106,10 @@ def _type_faults(schema: Schema, path: tuple[str, ...]) -> Iterator[Fault]:
         yield Fault(path, f"enum {show(schema['enum'])}", "a list with at least one value")
         return
     check = Draft202012Validator({"type": kinds})
-    for word, values in (("enum", schema.get("enum", [])), ("const", [schema[c] for c in ("const",) if c in schema])):
+    for word, values in (
+        ("enum", schema.get("enum", [])),
+        ("const", [schema[c] for c in ("const",) if c in schema]),
+    ):
         for value in values:
             if not check.is_valid(value):
                 expected = " or ".join(KINDS[kind] for kind in kinds)
@@ -127,23 +126,11 @@ def _bound_faults(schema: Schema, path: tuple[str, ...]) -> Iterator[Fault]:
 def _reference_faults(schema: Schema, path: tuple[str, ...], root: Schema) -> Iterator[Fault]:
     reference = schema.get("$ref")
     if reference is not None and (not isinstance(reference, str) or target(reference, root) is None):
-        yield Fault(path, f"$ref {show(reference)}", "a reference to a part of the same schema, such as '#/$defs/point'")
-
-
-def target(reference: str, root: Schema) -> object | None:
-    """What a local reference ("#/$defs/point") points at; None if there is no such thing."""
-    if not reference.startswith("#"):
-        return None
-    found: object = root
-    for step in reference[1:].split("/")[1:]:
-        key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdigit() and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, dict) and key in found:
-            found = found[key]
-        else:
-            return None
-    return found
+        yield Fault(
+            path,
+            f"$ref {show(reference)}",
+            "a reference to a part of the same schema, such as '#/$defs/point'",
+        )
 
 
 def _declared(schema: Schema, root: Schema, seen: tuple[str, ...] = ()) -> list[str]:
@@ -161,12 +148,17 @@ def _declared(schema: Schema, root: Schema, seen: tuple[str, ...] = ()) -> list[
     return list(dict.fromkeys(names))
 
 
-def _name_faults(schema: Schema, path: tuple[str, ...], known: list[str], inside_condition: bool) -> Iterator[Fault]:
+def _name_faults(
+    schema: Schema, path: tuple[str, ...], known: list[str], inside_condition: bool
+) -> Iterator[Fault]:
     """Names that are required or made a condition, but declared nowhere."""
     places: list[tuple[str, object]] = [("required", schema.get("required"))]
     dependent = schema.get("dependentRequired")
     if isinstance(dependent, dict):
-        places += [("dependentRequired", list(dependent)), *(("dependentRequired", v) for v in dependent.values())]
+        places += [
+            ("dependentRequired", list(dependent)),
+            *(("dependentRequired", v) for v in dependent.values()),
+        ]
     if isinstance(schema.get("dependentSchemas"), dict):
         places.append(("dependentSchemas", list(schema["dependentSchemas"])))
     if inside_condition:
@@ -198,91 +190,129 @@ def _translated(error: SchemaError) -> Fault:
 
 def violations(parameters: Schema, arguments: object) -> list[str]:
     """What is wrong with arguments against their schema, one sentence each; [] if nothing is."""
-    found: list[str] = []
-    errors = Draft202012Validator(parameters).iter_errors(arguments)
-    for error in sorted(errors, key=lambda e: [str(step) for step in e.absolute_path]):
-        found += _sentences(error, parameters, arguments)
+    spelled = _spelled(inline(parameters))
+    errors = sorted(
+        Draft202012Validator(spelled).iter_errors(arguments), key=lambda e: [str(s) for s in e.path]
+    )
+    found = [sentence for error in errors for sentence in _sentences(error, spelled, arguments)]
     return list(dict.fromkeys(found))
 
 
+def _spelled(schema: Schema | bool) -> Schema:
+    """The schema with `{"not": {}}` for `false`, because the validator does not say which property a `false` met."""
+    if not isinstance(schema, dict):
+        return {} if schema else {"not": {}}
+    done = below(schema, _spelled)
+    if "additionalProperties" in schema and not schema["additionalProperties"]:
+        done["additionalProperties"] = False
+    return done
+
+
 def _sentences(error: Any, parameters: Schema, arguments: object) -> list[str]:
-    name = ".".join(str(step) for step in error.absolute_path) or "the arguments"
-    prefix = "".join(f"{step}." for step in error.absolute_path)
+    """One validation error in words; a missing or unknown property is named by its own path."""
+    path = ".".join(str(step) for step in error.absolute_path)
+    inside = f"{path}." if path else ""
     value, limit, word = error.instance, error.validator_value, error.validator
     because = _because(error, parameters, arguments)
     if word == "required":
-        return [f"{prefix}{n} is missing{because and f', needed with {because}'}"
-                for n in limit if n not in value and f"'{n}' is" in error.message]
+        missing = next((name for name in limit if error.message.startswith(repr(name))), limit[0])
+        return [f"{inside}{missing} is missing" + (f", needed with {because}" if because else "")]
     if word == "dependentRequired":
-        return [f"{prefix}{n} is missing, needed with {prefix}{has}"
-                for has, needs in limit.items() if has in value for n in needs if n not in value]
-    if word == "additionalProperties":
-        known = error.schema.get("properties", {})
-        listed = "; it takes " + ", ".join(known) if known else "; it takes none"
-        return [f"{prefix}{n} is not a parameter{listed}" for n in value if n not in known]
-    if word is None:
-        return [f"{name} does not go with {because}" if because else f"{name} is not allowed"]
-    return [f"{name} {_reason(word, value, limit, error.message)}{because and f' with {because}'}"]
+        pairs = [
+            (has, name) for has, needs in limit.items() if has in value for name in needs if name not in value
+        ]
+        return [f"{inside}{name} is missing, needed with {inside}{has}" for has, name in pairs]
+    if word == "additionalProperties" and limit is False:
+        known = list(error.schema.get("properties", {}))
+        takes = "; it takes " + (", ".join(known) if known else "none")
+        return [f"{inside}{name} is not a parameter{takes}" for name in value if name not in known]
+    if word in ("anyOf", "oneOf") and error.context:
+        return _nearest_branch(error, path, parameters, arguments)
+    if word == "not" and isinstance(value, dict) and limit:
+        together = _named(limit, value)
+        return [f"{inside}{together} " + ("do not go together" if " and " in together else "is ruled out")]
+    if word == "not" and not limit:
+        return [f"{path} does not go with {because}" if because else f"{path} is not allowed"]
+    name = f"{path} is" if path else "the arguments are"
+    return [f"{name} {_reason(word, value, limit, error.message)}" + (f" with {because}" if because else "")]
+
+
+def _nearest_branch(error: Any, path: str, parameters: Schema, arguments: object) -> list[str]:
+    """What keeps a value from the alternative it comes closest to."""
+    branches: dict[int, list[Any]] = {}
+    for inner in error.context:
+        branches.setdefault(inner.schema_path[0], []).append(inner)
+    kinds = [inner.validator_value for inner in error.context if inner.validator == "type" and not inner.path]
+    if len(kinds) == len(branches) and all(isinstance(kind, str) for kind in kinds):
+        words = " or ".join(KINDS[kind] for kind in dict.fromkeys(kinds))
+        return [f"{path} is {show(error.instance)}, not {words}"]
+    nearest = min(
+        branches.values(),
+        key=lambda found: (any(e.validator == "type" and not e.path for e in found), len(found)),
+    )
+    return [sentence for inner in nearest for sentence in _sentences(inner, parameters, arguments)]
+
+
+_LIMITS = {
+    "minimum": "less than the minimum {}",
+    "maximum": "more than the maximum {}",
+    "exclusiveMinimum": "but must be more than {}",
+    "exclusiveMaximum": "but must be less than {}",
+    "multipleOf": "not a multiple of {}",
+    "minLength": "shorter than {} characters",
+    "maxLength": "longer than {} characters",
+    "minItems": "fewer than {} items",
+    "maxItems": "more than {} items",
+    "minProperties": "fewer than {} values",
+    "maxProperties": "more than {} values",
+    "pattern": "which does not match {}",
+    "not": "which is ruled out",
+    "uniqueItems": "with something twice",
+    "oneOf": "which fits more than one of its forms",
+}
 
 
 def _reason(word: str, value: Any, limit: Any, message: str) -> str:
-    simple = {
-        "minimum": "less than the minimum", "maximum": "more than the maximum",
-        "exclusiveMinimum": "not more than", "exclusiveMaximum": "not less than", "multipleOf": "not a multiple of",
-    }
-    if word in simple:
-        return f"is {show(value)}, {simple[word]} {show(limit)}"
+    """What comes after "altitude is"."""
+    if word in _LIMITS:
+        return f"{show(value)}, {_LIMITS[word].format(plain(limit))}"
     if word == "type":
         kinds = limit if isinstance(limit, list) else [limit]
-        return f"is {show(value)}, not " + " or ".join(KINDS[kind] for kind in kinds)
-    if word == "enum":
-        return f"is {show(value)}; allowed: " + ", ".join(plain(item) for item in limit)
-    if word == "const":
-        return f"is {show(value)}; allowed: {plain(limit)}"
-    lengths = {"minLength": "shorter than {} characters", "maxLength": "longer than {} characters",
-               "minItems": "fewer than {} items", "maxItems": "more than {} items"}
-    if word in lengths:
-        return f"is {show(value)}, {lengths[word].format(limit)}"
-    if word == "pattern":
-        return f"is {show(value)}, which does not match {limit}"
-    if word == "not":
-        return f"is {show(value)}, which is ruled out"
-    if word in ("anyOf", "oneOf"):
-        return f"is {show(value)}, which fits none of its allowed forms" if "valid under each" not in message \
-            else f"is {show(value)}, which fits more than one of its forms"
-    return f"is not right: {message}"
+        return f"{show(value)}, not " + " or ".join(KINDS[kind] for kind in kinds)
+    if word in ("enum", "const"):
+        allowed = limit if word == "enum" else [limit]
+        return f"{show(value)}; allowed: " + ", ".join(plain(item) for item in allowed)
+    return f"not right: {message}"
 
 
 def _because(error: Any, parameters: Schema, arguments: object) -> str:
-    """The values that made a condition apply, such as "mode video"; "" if the error is unconditional."""
-    steps, node, data = list(error.absolute_schema_path), parameters, arguments
-    reason = ""
-    at: Any = node
-    for index, step in enumerate(steps):
-        if step == "if" and isinstance(at, dict) and isinstance(data, dict):
+    """The call's own values that made a condition apply, such as "mode video"; "" for an unconditional error."""
+    at: Any = parameters
+    data: Any = arguments
+    reason, last = "", None
+    for step in error.absolute_schema_path:
+        if last == "properties":
+            data = data.get(step) if isinstance(data, dict) else None
+        elif last == "dependentSchemas":
+            reason = str(step)
+        elif step in ("then", "else") and isinstance(at, dict) and isinstance(data, dict):
             reason = _named(at["if"], data)
-        if step == "dependentSchemas" and index + 1 < len(steps):
-            reason = str(steps[index + 1])
-        if index and steps[index - 1] == "properties" and isinstance(data, dict):
-            data = data.get(str(step))
-        if step == "$ref" and isinstance(at, dict):
-            at = target(str(at["$ref"]), parameters)
-        elif step == "if" and index + 1 < len(steps) and steps[index + 1] in ("then", "else"):
-            continue
-        else:
-            at = at[step] if isinstance(at, dict | list) and not isinstance(step, bool) else None
+        last = None if last in ("properties", "dependentSchemas") else step
+        at = at[step]
     return reason
 
 
 def _named(condition: object, data: dict[str, Any]) -> str:
     """The call's own values for everything a condition looks at."""
-    if not isinstance(condition, dict):
-        return ""
-    names = [*condition.get("properties", {}), *condition.get("required", [])]
-    for word in (*_MANY_SCHEMAS, "not"):
-        parts = condition.get(word, [])
-        for part in parts if isinstance(parts, list) else [parts]:
-            names += [*part.get("properties", {}), *part.get("required", [])] if isinstance(part, dict) else []
+    names: list[str] = []
+
+    def collect(part: object) -> None:
+        if isinstance(part, dict):
+            names.extend([*part.get("properties", {}), *part.get("required", [])])
+            for inner in (part.get("not"), *(b for word in _MANY_SCHEMAS for b in part.get(word, []))):
+                collect(inner)
+
+    collect(condition)
     words = [f"{n} {plain(data[n])}" if n in data else f"no {n}" for n in dict.fromkeys(names)]
     return " and ".join(words)
 
@@ -321,8 +351,12 @@ def _range(schema: Schema) -> str:
     if low is not None and high is not None:
         return f" from {low} to {high}"
     words = []
-    for key, text in (("minimum", "of at least"), ("exclusiveMinimum", "above"),
-                      ("maximum", "of at most"), ("exclusiveMaximum", "below")):
+    for key, text in (
+        ("minimum", "of at least"),
+        ("exclusiveMinimum", "above"),
+        ("maximum", "of at most"),
+        ("exclusiveMaximum", "below"),
+    ):
         if key in schema:
             words.append(f" {text} {schema[key]}")
     return " and".join(words)
