@@ -22,7 +22,7 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "country": ("Portugal", "Japan", "Kenya", "Canada", "Brazil"),
     "name": ("Nora Lind", "Tunde Okafor", "Mei Tan", "Elif Kaya", "Sam Whitlock"),
     "file": ("notes.txt", "summary.pdf", "data_2.csv", "photo-18.png"),
-    "id": ("A-1042", "K77", "order-318", "x9f2"),
+    "id": ("A-1042", "K77", "order-318", "x9f2", "4821", "60257"),
     "": ("blue lantern", "first draft", "the long way round", "spare parts", "Tuesday meeting", "north gate"),
 }
 _HINTS = {
@@ -42,20 +42,10 @@ _HINTS = {
 def fill(catalog: Catalog, template: CallTemplate, rng: random.Random) -> Call | None:
     """The template's call with values in its blanks, or None if no values that fit were found."""
     for _ in range(_ATTEMPTS if template.blanks else 1):
-        arguments = _copy(template.fixed)
-        for path, schema in template.blanks.items():
-            place = arguments
-            for step in path[:-1]:
-                place = place.setdefault(step, {})
-            place[path[-1]] = some_value(schema, path[-1], rng)
-        call = Call(template.function, arguments)
+        call = template.fill({path: some_value(rules, path[-1], rng) for path, rules in template.blanks.items()})
         if not problems(catalog, call):
             return call
     return None
-
-
-def _copy(value: Any) -> Any:
-    return {name: _copy(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def some_value(schema: dict[str, Any], name: str, rng: random.Random) -> Any:

@@ -1,8 +1,8 @@
 """The offline writer: hand-written wordings with slots become requests with the calls they mean.
 
 A phrasebook (data/phrasebooks/*.json) lists calls: a function, the arguments its wordings imply, the values
-they leave open (a unit with a range, or choices), and the wordings. A slot is `{argument}` or `{argument:form}`; forms are those of
-`spoken.FORMS`, and the directions down, left (the value is negative) and up, right (it is positive).
+they leave open (a unit with a range, or choices), and the wordings. A slot is `{argument}` or `{argument:form}`;
+forms are those of `spoken.FORMS`, and the directions down, left (the value is negative) and up, right (positive).
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ def parse_phrasebook(data: object, name: str) -> Phrasebook:
     impossible = data.get("impossible", {}) if isinstance(data, dict) else {}
     for kind in impossible:
         if kind not in KINDS:
-            raise DatasetError(f"Phrasebook {name}: unknown kind of impossible requests {kind!r}; use {', '.join(KINDS)}.")
-    known = {entry.function: entry for entry in entries}
+            known = ", ".join(KINDS)
+            raise DatasetError(f"Phrasebook {name}: unknown kind of impossible requests {kind!r}; known are {known}.")
+    functions = {entry.function: entry for entry in entries}
     near_misses: dict[str, tuple[str, ...]] = {}
     for function, wordings in impossible.get("near_misses", {}).items():
-        if function not in known:
+        if function not in functions:
             raise DatasetError(f"Phrasebook {name}: near misses of {function!r}, a function it has no calls of.")
         near_misses[function] = _texts(wordings, f"Phrasebook {name}, near misses of {function}")
     others = {kind: _texts(impossible[kind], f"Phrasebook {name}, {kind}") for kind in KINDS[1:] if kind in impossible}

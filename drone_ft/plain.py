@@ -83,14 +83,14 @@ _SWITCH_FRAMES = (
 def write_function(
     catalog: Catalog, function: Function, seed: int, only: dict[str, Any] | None = None
 ) -> list[Example]:
-    """Requests for a sample of a function's calls; `only` keeps calls whose fixed arguments hold these values."""
-    only = only or {}
-    sampled = permutations.sample(function, 300 if only else CALLS, seed)
-    templates = [t for t in sampled if all(t.fixed.get(name) == value for name, value in only.items())]
+    """Requests for a sample of a function's calls, or for two of its calls that hold the values in `only`."""
+    templates = permutations.sample(function, 300 if only else CALLS, seed)
+    if only:
+        templates = [t for t in templates if all(t.fixed.get(name) == only[name] for name in only)][:2]
     examples: dict[str, Example] = {}
-    for turn, template in enumerate(templates[:CALLS]):
+    for turn, template in enumerate(templates):
         frames = _frames(function, template)
-        each = max(WORDINGS, min(len(frames), 48 // len(templates[:CALLS])))
+        each = max(WORDINGS, min(len(frames), 48 // len(templates)))
         for step in range(each):
             number = (turn * each + step) % len(frames)
             rng = random.Random(f"{seed}:{function.name}:{template.key}:{step}")
@@ -191,8 +191,9 @@ def _say(value: Any, rng: random.Random, choice: bool = False) -> str:
     if isinstance(value, int):
         return spoken.say_number(value, rng, form="signed" if value < 0 else "number")
     if isinstance(value, str):
-        said = value.replace("_", " ") if choice else value
-        return said if re.fullmatch(r"[\w\-]+", value) else f'"{value}"'
+        if choice and value:
+            return value.replace("_", " ")
+        return value if re.fullmatch(r"[\w\-]+", value) else f'"{value}"'
     return str(value)
 
 
@@ -247,4 +248,5 @@ def _doubts(catalog: Catalog, function: Function, seed: int) -> Iterator[_Doubt]
     for path, value in islice(beyond.items(), 1):
         if good and problems(catalog, wrong := Call(good.name, {**good.arguments, path[0]: value})):
             for frame in rng.sample(_FRAMES, 2):
-                yield _Doubt(_sentence(frame, function, wrong.arguments, rng, template.fixed), f"{function.name}: beyond {frame}")
+                said = _sentence(frame, function, wrong.arguments, rng, template.fixed)
+                yield _Doubt(said, f"{function.name}: beyond {frame}")

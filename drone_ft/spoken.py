@@ -15,7 +15,7 @@ _UNITS = {
         (" km/h", "km/h", " kph", "kph", " kmh", " kilometres per hour", " kilometers per hour", " km per hour"),
         (" kilometers an hour", " kilometres an hour", " kilometers per hour", " klicks an hour", " km/h", " kph"),
     ),
-    "deg": ((" degrees", "°", " deg", " degrees"), (" degrees",)),
+    "deg": ((" degrees", "°", " deg"), (" degrees",)),
 }
 UNITS = (*_UNITS, "place", "choice", "count")
 _ADJECTIVES = {"m": ("metre", "meter"), "s": ("second",), "kmh": ("km/h", "kph"), "deg": ("degree",)}
@@ -79,7 +79,7 @@ def _minutes(seconds: int) -> list[str]:
     minutes, rest = divmod(seconds, 60)
     named = {
         30: ["half a minute", "half a min"],
-        60: ["a minute", "one minute", "1 minute", "1 min", "60 seconds"],
+        60: ["a minute", "one minute", "1 minute", "1 min"],
         90: ["a minute and a half", "one and a half minutes", "1.5 minutes", "a minute thirty"],
         900: ["a quarter of an hour", "fifteen minutes", "15 minutes"],
         1800: ["half an hour", "thirty minutes", "30 minutes"],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from drone_ft import phrasebook
+from drone_ft import phrasebook, plain
 from drone_ft.catalog import Catalog, Function
 from drone_ft.dataset import Example
 from drone_ft.phrasebook import Phrasebook
+
+MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,13 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
     by_hand = dict.fromkeys(example.call.name for example in written)
     plain_ones = [function for function in catalog.callable_functions if function.name not in by_hand]
     for function in catalog.callable_functions:
-        for only in [{}] if function.name not in by_hand else _unsaid(function, written):
-            from drone_ft import plain
-
+        if function.name not in by_hand:
+            written += plain.write_function(catalog, function, seed)
+        for only in list(islice(_unsaid(function, written), MORE_CHOICES)):
             written += plain.write_function(catalog, function, seed, only)
     said = dict.fromkeys(example.call.name for example in written)
     written += phrasebook.write_impossible(book, catalog, list(by_hand))
     if len(by_hand) * 2 < len(catalog.callable_functions):
-        from drone_ft import plain
-
         written += plain.write_impossible(catalog, plain_ones, seed)
     examples: dict[str, Example] = {}
     for example in written:
@@ -53,7 +54,7 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
 
 
 def _unsaid(function: Function, written: list[Example]) -> Iterator[dict[str, Any]]:
-    """Choices of a function that no hand-written request makes, such as one a person added to the catalog."""
+    """Choices of a function that no request makes yet, such as one a person added to the catalog."""
     properties = function.parameters.get("properties", {})
     for name, schema in properties.items():
         for choice in schema.get("enum", []) if isinstance(schema, dict) else []:
