@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def calls(options: argparse.Namespace) -> int:
-    """Print every call as a line of JSON, or the counts."""
+    """Print every call as a line of JSON (what is still open under blanks, with its schema), or the counts."""
     from drone_ft import permutations
 
     catalog = _catalog(options.catalog)
@@ -50,7 +50,9 @@ def calls(options: argparse.Namespace) -> int:
         print(f"{sum(counts.values()):>16,}  in all")
         return 0
     for template in permutations.iterate_catalog(catalog):
-        print(json.dumps(template.to_json(), ensure_ascii=False))
+        blanks = {".".join(path): schema for path, schema in template.blanks.items()}
+        row = {"name": template.function, "arguments": template.fixed, **({"blanks": blanks} if blanks else {})}
+        print(json.dumps(row, ensure_ascii=False))
     return 0
 
 
