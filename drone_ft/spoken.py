@@ -186,7 +186,7 @@ def some_number(low: int, high: int, rng: random.Random, unit: str = "count") ->
     draw = rng.random()
     if fitting and draw < 0.35:
         return rng.choice(fitting)
-    if low > 0 and draw < 0.7:
+    if low > 0 and draw < 0.85:
         return min(high, max(low, round(float(low * (high / low) ** rng.random()))))
     return rng.randint(low, high)
 
