@@ -1,0 +1,456 @@
+"""Answers chat requests with the base model or a tuned one: batched, grammar-constrained, prefixes read once.
+
+A step feeds every unfinished row the tokens it has not read yet, aligned to the right, so that one forward pass serves
+rows at different places. What a grammar forces is appended unread and unasked; the model only decides where there is
+a choice. The keys and values of a shared prefix (system prompt and tools) are computed once a model.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drone_ft.errors import WeightsError
+from drone_ft.local import weights
+from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, parse
+
+CHUNK = 24  # rows a batch: more gain little speed and cost memory for the repeated prefix
+TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
+PREFIXES_KEPT = 4
+DEFAULT_MAX_TOKENS = 512
+CLOSING_TOKENS = 64  # room kept to end a call properly when its text grows without end
+
+
+class UnknownModel(WeightsError):
+    """No base or tuned model has the id asked for."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: calls as (name, arguments as JSON text), or text."""
+
+    calls: tuple[tuple[str, str], ...]
+    text: str
+    finish_reason: str  # "tool_calls", "stop" or "length"
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass
+class _Row:
+    """One request on its way: `unread` tokens the model has yet to read, `written` those of the answer."""
+
+    request: ChatRequest
+    prompt: Prompt
+    matcher: Any
+    generator: Any
+    unread: list[int]
+    budget: int
+    written: list[int] = field(default_factory=list)
+    finish: str | None = None
+    place: int = 0
+
+
+@dataclass
+class _Loaded:
+    """A model in memory with the prefixes it has read."""
+
+    model: Any
+    settings: Settings | None
+    prefixes: OrderedDict[str, list[tuple[Any, Any]]] = field(default_factory=OrderedDict)
+
+
+class Engine:
+    """The base model and the tuned models found in `models_dir`; safe to use from several threads."""
+
+    def __init__(self, models_dir: Path, source: weights.Source | None = None) -> None:
+        self.models_dir = Path(models_dir)
+        self.source = source or weights.resolve()
+        self._lock = threading.RLock()
+        self._base: _Loaded | None = None
+        self._tuned: OrderedDict[str, _Loaded] = OrderedDict()
+        self._tokenizer: Any = None
+        self._vocabulary: Any = None
+        self._ends: list[int] = []
+        self._closing: Any = None
+
+    # Models
+
+    def models(self) -> list[str]:
+        """Ids of the base model and of every finished tuned model."""
+        return [self.source.name, *sorted(self._folders())]
+
+    def settings(self, model_id: str) -> Settings | None:
+        """A tuned model's settings, None for the base. Raises UnknownModel."""
+        if model_id == self.source.name:
+            return None
+        return self._read_settings(self._folder(model_id))
+
+    def forget(self, model_id: str) -> None:
+        """Drop a tuned model from memory, for instance before its folder is deleted."""
+        with self._lock:
+            self._tuned.pop(model_id, None)
+
+    def warm_up(self) -> None:
+        """Load the base model now rather than at the first request."""
+        with self._lock:
+            self._load_base()
+
+    def _folders(self) -> dict[str, Path]:
+        found = {}
+        for path in sorted(self.models_dir.glob("*/settings.json")):
+            settings = self._read_settings(path.parent)
+            if settings is not None:
+                found[settings.id] = path.parent
+        return found
+
+    @staticmethod
+    def _read_settings(folder: Path) -> Settings | None:
+        try:
+            return Settings.from_json(json.loads((folder / "settings.json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _folder(self, model_id: str) -> Path:
+        folder = self._folders().get(model_id)
+        if folder is None:
+            known = ", ".join(self.models())
+            raise UnknownModel(f"There is no model {model_id!r} here; there is: {known}. Check the model's name.")
+        return folder
+
+    def _load_base(self) -> _Loaded:
+        if self._base is None:
+            import llguidance.hf
+
+            weights.use_physical_cores()
+            model, self._tokenizer = weights.load(self.source)
+            model = model.to(_device())
+            self._ends = _end_ids(model, self._tokenizer)
+            self._vocabulary = llguidance.hf.from_tokenizer(
+                self._tokenizer, n_vocab=model.config.vocab_size, eos_token=self._ends
+            )
+            self._base = _Loaded(model, None)
+        return self._base
+
+    def _load(self, model_id: str) -> _Loaded:
+        base = self._load_base()
+        if model_id == self.source.name:
+            return base
+        if model_id not in self._tuned:
+            folder = self._folder(model_id)
+            settings = self._read_settings(folder)
+            assert settings is not None
+            while len(self._tuned) >= TUNED_KEPT:
+                self._tuned.popitem(last=False)
+            self._tuned[model_id] = _Loaded(_merged(base.model, folder, model_id), settings)
+        self._tuned.move_to_end(model_id)
+        return self._tuned[model_id]
+
+    # Answers
+
+    def answer(self, model_id: str, requests: Sequence[ChatRequest]) -> list[Answer]:
+        """One answer a request, in order, from one model. Raises UnknownModel, PromptError, WeightsError."""
+        with self._lock:
+            loaded = self._load(model_id)
+            rows = [self._row(loaded, request) for request in requests]
+            groups: dict[str, list[_Row]] = {}
+            for row in rows:
+                groups.setdefault(row.prompt.prefix, []).append(row)
+            for group in groups.values():
+                # answers of like length finish together; the order never changes an answer
+                group.sort(key=lambda row: len(row.unread))
+                for start in range(0, len(group), CHUNK):
+                    for _ in self._run(loaded, group[start : start + CHUNK]):
+                        pass
+            return [self._answer(row) for row in rows]
+
+    def stream(self, model_id: str, request: ChatRequest) -> Generator[str, None, Answer]:
+        """Pieces of one answer's text as they are written; the generator's return value is the whole Answer."""
+        with self._lock:
+            loaded = self._load(model_id)
+            row = self._row(loaded, request)
+            sent = ""
+            for _ in self._run(loaded, [row]):
+                text = self._text(row)
+                safe = text[: len(text) - _held_back(text, row)]
+                if safe.startswith(sent) and len(safe) > len(sent):
+                    yield safe[len(sent) :]
+                    sent = safe
+            answer = self._answer(row)
+            if len(answer.text) > len(sent):
+                yield answer.text[len(sent) :]
+            return answer
+
+    def _row(self, loaded: _Loaded, request: ChatRequest) -> _Row:
+        import llguidance
+        import torch
+
+        prompt = build(self._tokenizer, request, loaded.settings)
+        budget = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        room = (getattr(loaded.model.config, "max_position_embeddings", None) or 1 << 20) - len(prompt.ids)
+        room -= len(prompt.prefix_ids)
+        if room <= 0:
+            raise PromptError(
+                f"The messages and tools take {len(prompt.prefix_ids) + len(prompt.ids)} tokens, more than this "
+                "model can read. Send fewer or shorter messages.",
+                "messages",
+            )
+        matcher = None
+        if prompt.grammar is not None:
+            matcher = llguidance.LLMatcher(self._vocabulary, prompt.grammar)
+        generator = torch.Generator().manual_seed(request.seed or 0)
+        row = _Row(request, prompt, matcher, generator, list(prompt.ids), min(budget, room))
+        self._force(row)
+        return row
+
+    def _answer(self, row: _Row) -> Answer:
+        text = self._text(row)
+        calls = parse(text, row.request)
+        finish = row.finish or "stop"
+        if calls:
+            text, finish = "", "tool_calls"
+        tokens = len(row.prompt.prefix_ids) + len(row.prompt.ids)
+        return Answer(tuple(calls), text, finish, tokens, len(row.written))
+
+    def _text(self, row: _Row) -> str:
+        text = str(self._tokenizer.decode(row.written, skip_special_tokens=True))
+        for stop in row.request.stop:
+            text = text.split(stop)[0] if stop else text
+        return text
+
+    # Steps
+
+    def _run(self, loaded: _Loaded, rows: list[_Row]) -> Iterator[None]:
+        """Advance the rows, which share a prefix, until all are finished; yields after every forward pass."""
+        import torch
+
+        active = [row for row in rows if row.finish is None]
+        if not active:
+            return
+        with torch.inference_mode():
+            batch = _Batch(loaded.model, self._prefix(loaded, active[0].prompt), len(active))
+        for place, row in enumerate(active):
+            row.place = place
+        while active:
+            with torch.inference_mode():
+                logits = batch.read({row.place: row.unread for row in active})
+                for row in active:
+                    row.unread = []
+                self._choose(active, logits)
+                active = [row for row in active if row.finish is None]
+                if active and len(active) <= 0.7 * batch.size:
+                    batch.keep([row.place for row in active])
+                    for place, row in enumerate(active):
+                        row.place = place
+            yield
+
+    def _prefix(self, loaded: _Loaded, prompt: Prompt) -> list[tuple[Any, Any]]:
+        """Keys and values of the prefix, one pair a layer; read once."""
+        if not prompt.prefix:
+            return []
+        if prompt.prefix not in loaded.prefixes:
+            batch = _Batch(loaded.model, [], 1)
+            batch.read({0: list(prompt.prefix_ids)})
+            while len(loaded.prefixes) >= PREFIXES_KEPT:
+                loaded.prefixes.popitem(last=False)
+            loaded.prefixes[prompt.prefix] = [(layer.keys, layer.values) for layer in batch.cache.layers]
+        loaded.prefixes.move_to_end(prompt.prefix)
+        return loaded.prefixes[prompt.prefix]
+
+    def _choose(self, rows: list[_Row], logits: Any) -> None:
+        """The next token of every row (logits: one line a place in the batch), then what the grammar forces."""
+        ends = self._ends
+        allowed = self._allowed(rows, logits.shape[-1])
+        for row, mask in zip(rows, allowed, strict=True):
+            scores = logits[row.place].float()
+            if mask is not None:
+                scores = scores.masked_fill(~mask.to(scores.device), float("-inf"))
+            token = _pick(scores, row)
+            if token in ends:
+                row.finish = "stop"
+                continue
+            row.written.append(token)
+            row.unread.append(token)
+            if row.matcher is not None:
+                row.matcher.consume_token(token)
+            self._force(row)
+            if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
+                row.finish = "stop"
+
+    def _tail(self, row: _Row) -> str:
+        """The last few words of an answer, enough to see a stop sequence end."""
+        return str(self._tokenizer.decode(row.written[-32:], skip_special_tokens=True))
+
+    def _allowed(self, rows: list[_Row], vocabulary: int) -> list[Any]:
+        """For each row the tokens its grammar admits, as a bool tensor, or None without a grammar."""
+        masks: list[Any] = []
+        for row in rows:
+            mask = None
+            if row.matcher is not None:
+                mask = _unpack(row.matcher.compute_bitmask(), vocabulary)
+                if row.budget - len(row.written) <= CLOSING_TOKENS and row.budget > CLOSING_TOKENS:
+                    closing = mask & self._closers(vocabulary)
+                    mask = closing if bool(closing.any()) else mask
+            masks.append(mask)
+        return masks
+
+    def _closers(self, vocabulary: int) -> Any:
+        """Tokens that can only end strings, lists and objects."""
+        import torch
+
+        if self._closing is None:
+            texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
+            self._closing = torch.zeros(vocabulary, dtype=torch.bool)
+            for token, text in enumerate(texts):
+                self._closing[token] = bool(text) and all(letter in '"]}' for letter in text)
+        return self._closing
+
+    def _force(self, row: _Row) -> None:
+        """Append what the grammar forces; finish the row when nothing can follow or no room is left."""
+        if row.matcher is not None:
+            forced = row.matcher.compute_ff_tokens()
+            if forced:
+                row.matcher.consume_tokens(forced)
+                row.written += forced
+                row.unread += forced
+            if row.matcher.is_stopped():
+                row.finish = "stop"
+        if row.finish is None and len(row.written) >= row.budget:
+            row.written = row.written[: row.budget]
+            row.finish = "length"
+
+
+class _Batch:
+    """Rows in one key/value cache; each row reads its own number of tokens a pass, aligned to the right."""
+
+    def __init__(self, model: Any, prefix: list[tuple[Any, Any]], size: int) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        self.model, self.size = model, size
+        self.cache = DynamicCache()
+        for layer, (keys, values) in enumerate(prefix):
+            self.cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), layer)
+        length = prefix[0][0].shape[-2] if prefix else 0
+        self.valid = torch.ones(size, length, dtype=torch.bool)
+        self.lengths = [length] * size
+
+    def read(self, unread: dict[int, list[int]]) -> Any:
+        """Logits (size, vocabulary) after each row read its tokens; those of other rows mean nothing."""
+        import torch
+
+        width = max(len(tokens) for tokens in unread.values())
+        ids = torch.zeros(self.size, width, dtype=torch.long)
+        fresh = torch.zeros(self.size, width, dtype=torch.bool)
+        positions = torch.zeros(self.size, width, dtype=torch.long)
+        for place, tokens in unread.items():
+            start, count = self.lengths[place], len(tokens)
+            ids[place, width - count :] = torch.tensor(tokens)
+            fresh[place, width - count :] = True
+            positions[place, width - count :] = torch.arange(start, start + count)
+            self.lengths[place] += count
+        before = self.valid.shape[1]
+        self.valid = torch.cat([self.valid, fresh], dim=1)
+        device = self.model.device
+        output = self.model(
+            input_ids=ids.to(device),
+            attention_mask=self._mask(before, width).to(device),
+            position_ids=positions.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+    def _mask(self, before: int, width: int) -> Any:
+        """Additive attention mask (size, 1, width, before + width): causal, padding hidden."""
+        import torch
+
+        seen = self.valid[:, None, :].repeat(1, width, 1)
+        seen[:, :, before:] &= torch.ones(width, width, dtype=torch.bool).tril()
+        # padding sees itself, or its softmax over nothing would be nan and spoil the cache
+        seen[:, range(width), range(before, before + width)] = True
+        low = torch.finfo(self.model.dtype).min
+        return torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(~seen, low)[:, None]
+
+    def keep(self, places: list[int]) -> None:
+        """Only these rows, in this order; columns none of them uses are left where they are."""
+        import torch
+
+        index = torch.tensor(places)
+        self.cache.batch_select_indices(index.to(self.model.device))
+        self.valid = self.valid[index]
+        self.lengths = [self.lengths[place] for place in places]
+        self.size = len(places)
+
+
+def _pick(scores: Any, row: _Row) -> int:
+    """The best token at temperature 0 (the default), else one drawn with the request's seed."""
+    import torch
+
+    temperature = row.request.temperature or 0.0
+    if temperature <= 0:
+        return int(scores.argmax())
+    chances = torch.softmax(scores.cpu() / temperature, dim=-1)
+    if row.request.top_p is not None and row.request.top_p < 1:
+        ordered, order = chances.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= row.request.top_p] = 0
+        chances = torch.zeros_like(chances).scatter(0, order, ordered)
+    return int(torch.multinomial(chances, 1, generator=row.generator))
+
+
+def _unpack(bitmask: bytes, vocabulary: int) -> Any:
+    """llguidance's bits as a bool tensor of one entry a token."""
+    import numpy as np
+    import torch
+
+    bits = np.unpackbits(np.frombuffer(bitmask, dtype=np.uint8), bitorder="little")[:vocabulary]
+    mask = torch.zeros(vocabulary, dtype=torch.bool)
+    mask[: len(bits)] = torch.from_numpy(bits.astype(bool))
+    return mask
+
+
+def _held_back(text: str, row: _Row) -> int:
+    """Letters at the end that may still change: half a character, or the beginning of a stop sequence."""
+    if text.endswith("�"):
+        return len(text) - len(text.rstrip("�"))
+    for length in range(max((len(stop) for stop in row.request.stop), default=0), 0, -1):
+        if any(stop[:length] == text[-length:] for stop in row.request.stop if len(stop) >= length):
+            return length
+    return 0
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end an answer."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        ends.append(tokenizer.eos_token_id)
+    return ends
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _merged(base: Any, folder: Path, model_id: str) -> Any:
+    """A copy of the base with the adapter merged in; what no adapter touches is shared, not copied."""
+    from peft import PeftModel
+
+    embeddings = base.get_input_embeddings().weight
+    try:
+        twin = copy.deepcopy(base, {id(embeddings): embeddings})
+        return PeftModel.from_pretrained(twin, str(folder)).merge_and_unload().eval()
+    except Exception as error:
+        raise WeightsError(
+            f"The tuned model {model_id} cannot be loaded: its adapter in {folder} is missing or damaged "
+            f"({type(error).__name__}). Train it again."
+        ) from error

@@ -1,0 +1,333 @@
+"""From a chat request to what the model reads, from what it writes back to calls; and the grammar in between.
+
+Two forms of one request:
+- full: the request's system prompt, then every function as one signature line, then the conversation;
+- short: the conversation alone, for a model tuned on rows that all shared one system prompt and one list of tools,
+  asked with the very same ones. It has learnt them; not reading them again costs nothing in quality and saves nine
+  tenths of the tokens.
+
+A call is written `{"name": "f", "arguments": {…}}`, several calls one a line, arguments in the schema's order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from typing import Any
+
+from drone_ft.errors import DroneFTError
+
+Message = dict[str, Any]
+Tool = dict[str, Any]
+
+MAX_CALLS = 8
+_INSTRUCTION = 'Functions you can call:\n{lines}\n\nTo call one, write: {{"name": …, "arguments": {{…}}}}'
+
+
+class PromptError(DroneFTError):
+    """A request that cannot be shown to the model; `param` names the request's field."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One chat completion: OpenAI-shaped messages and tools; None means the engine's default."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
+    parallel: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a tuned model must remember of its training; settings.json in its folder."""
+
+    id: str
+    base: str
+    form: str  # "short" or "full"
+    tools_key: str
+    system: str
+    created: int = 0
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Settings:
+        """From plain data; unknown keys are ignored."""
+        return Settings(**{f.name: data[f.name] for f in fields(Settings) if f.name in data})
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads: `prefix` (shared by many requests, may be "") then `text`, and both as token ids."""
+
+    prefix: str
+    text: str
+    prefix_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    grammar: str | None
+
+
+def build(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> Prompt:
+    """The prompt of a request, for the base model or for a tuned one. Raises PromptError."""
+    prefix, text = texts(tokenizer, request, tuned)
+    return Prompt(prefix, text, encode(tokenizer, prefix), encode(tokenizer, text), grammar(request))
+
+
+def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> tuple[str, str]:
+    """(prefix, text) of a request; training reads exactly what answering reads. Raises PromptError."""
+    messages = [plain_message(message, request.tools) for message in request.messages]
+    if not messages:
+        raise PromptError("The request has no messages; send at least one.", "messages")
+    system, turns = split_system(messages)
+    if tuned is not None and tuned.form == "short" and _is_known(request, system, tuned):
+        return "", short_form(tokenizer, turns)
+    return full_form(tokenizer, system, turns, request.tools)
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of text that holds its special tokens already."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+def _is_known(request: ChatRequest, system: str, tuned: Settings) -> bool:
+    return tools_key(request.tools) == tuned.tools_key and system in ("", tuned.system)
+
+
+def tools_key(tools: Sequence[Tool]) -> str:
+    """A digest that is equal for equal lists of tools."""
+    text = json.dumps([_function(tool) for tool in tools], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    function = tool.get("function") or {}
+    return {
+        "name": function.get("name", ""),
+        "description": function.get("description") or "",
+        "parameters": function.get("parameters") or {"type": "object", "properties": {}},
+    }
+
+
+# Messages
+
+
+def plain_message(message: Message, tools: Sequence[Tool] = ()) -> dict[str, str]:
+    """{"role", "content"} with text only: content parts joined, calls written out."""
+    role = str(message.get("role", "user"))
+    calls = message.get("tool_calls") or []
+    if message.get("function_call"):
+        calls = [{"function": message["function_call"]}]
+    if calls:
+        return {"role": role, "content": calls_text([call["function"] for call in calls], tools)}
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if role == "developer":
+        role = "system"
+    if role == "function":
+        role = "tool"
+    return {"role": role, "content": str(content or "")}
+
+
+def calls_text(calls: Sequence[dict[str, Any]], tools: Sequence[Tool] = ()) -> str:
+    """Calls ({"name", "arguments": JSON text}) as the model writes them."""
+    schemas = {f["name"]: f["parameters"] for f in map(_function, tools)}
+    lines = []
+    for call in calls:
+        arguments = json.loads(call.get("arguments") or "{}")
+        ordered = _in_order(arguments, schemas.get(call["name"], {}))
+        lines.append(json.dumps({"name": call["name"], "arguments": ordered}, ensure_ascii=False))
+    return "\n".join(lines)
+
+
+def _in_order(value: Any, schema: dict[str, Any]) -> Any:
+    """Objects with their keys in the schema's order: the grammar admits no other."""
+    if not isinstance(value, dict):
+        return value
+    properties = schema.get("properties") or {}
+    known = {name: _in_order(value[name], properties[name]) for name in properties if name in value}
+    return known | {name: item for name, item in value.items() if name not in known}
+
+
+def split_system(messages: list[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
+    """(system prompt or "", the other messages)."""
+    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
+    return system, [message for message in messages if message["role"] != "system"]
+
+
+# Forms
+
+
+def short_form(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """The turns as the template writes them later in a conversation, that is without any system prompt."""
+    earlier = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    head = _render(tokenizer, earlier, reply=False)
+    whole = _render(tokenizer, earlier + turns, reply=True)
+    return whole[len(head) :] if whole.startswith(head) else _render(tokenizer, turns, reply=True)
+
+
+def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: Sequence[Tool]) -> tuple[str, str]:
+    """(prefix, text): system prompt and tools, then the turns; the prefix is equal for equal system and tools."""
+    parts = [system] if system else []
+    if tools:
+        parts.append(_INSTRUCTION.format(lines="\n".join(signature(tool) for tool in tools)))
+    if not parts:
+        return "", _render(tokenizer, turns, reply=True)
+    opening = [{"role": "system", "content": "\n\n".join(parts)}]
+    whole = _render(tokenizer, opening + turns, reply=True)
+    try:
+        prefix = _render(tokenizer, opening, reply=False)
+    except PromptError:  # a template that wants a user's turn: nothing to share, only slower
+        return "", whole
+    return (prefix, whole[len(prefix) :]) if whole.startswith(prefix) else ("", whole)
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, reply: bool) -> str:
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
+    except Exception as error:
+        raise PromptError(f"The model's chat template refuses these messages: {error}", "messages") from error
+    return str(text)
+
+
+def signature(tool: Tool) -> str:
+    """A function on one line: name(parameter: type, optional?: type) - description."""
+    function = _function(tool)
+    return f"{function['name']}({_fields(function['parameters'])}) - {function['description']}"
+
+
+def _fields(schema: dict[str, Any]) -> str:
+    required = schema.get("required") or []
+    return ", ".join(
+        f"{name}{'' if name in required else '?'}: {_type(part)}"
+        for name, part in (schema.get("properties") or {}).items()
+    )
+
+
+def _type(schema: Any) -> str:
+    """A schema as a short type, readable by a small model."""
+    if not isinstance(schema, dict):
+        return "any"
+    if "const" in schema:
+        return json.dumps(schema["const"], ensure_ascii=False)
+    if "enum" in schema:
+        return "|".join(json.dumps(choice, ensure_ascii=False) for choice in schema["enum"])
+    if schema.get("type") == "object" and schema.get("properties"):
+        return "{" + _fields(schema) + "}"
+    if schema.get("type") == "array":
+        return f"[{_type(schema.get('items'))}]"
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return "|".join(_type(part) for part in schema[key])
+    kind = schema.get("type", "any")
+    kind = "|".join(kind) if isinstance(kind, list) else str(kind)
+    low, high = schema.get("minimum", ""), schema.get("maximum", "")
+    return f"{kind} {low}..{high}" if low != "" or high != "" else kind
+
+
+# Grammar and parsing
+
+
+def grammar(request: ChatRequest) -> str | None:
+    """The llguidance grammar of the answer, None where any text will do. Raises PromptError."""
+    if not request.tools or request.tool_choice == "none":
+        return None
+    tools, choice = list(request.tools), request.tool_choice
+    if isinstance(choice, dict):
+        tools = [tool for tool in tools if _function(tool)["name"] == choice.get("name")]
+        if not tools:
+            raise PromptError(
+                f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
+            )
+    return _compile(json.dumps(tools), choice == "auto", request.parallel)
+
+
+@lru_cache(maxsize=32)
+def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
+    """A Lark grammar: one call (or several), or else text that does not begin like one."""
+    import llguidance
+
+    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    calls = {"anyOf": [_call_schema(_function(tool)) for tool in json.loads(tools_json)], "x-guidance": options}
+    start = "calls | /[^{](.|\\n)*/" if text_allowed else "calls"
+    many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
+    lark = f"start: {start}\n{many}\ncall: %json {json.dumps(calls)}\n"
+    compiled = llguidance.LLMatcher.grammar_from_lark(lark)
+    trouble = llguidance.LLMatcher.validate_grammar(compiled)
+    if trouble and not trouble.startswith("WARNING"):
+        raise PromptError(f"The tools' schemas cannot be enforced: {trouble.splitlines()[0]}", "tools")
+    return str(compiled)
+
+
+def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
+    arguments = [_closed(variant) for variant in _variants(function["parameters"])]
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "arguments": arguments[0] if len(arguments) == 1 else {"anyOf": arguments},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _variants(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schema without its conditions: llguidance knows none."""
+    try:
+        from drone_ft.schema import variants
+    except ImportError:
+        return [parameters]
+    return list(variants(parameters))
+
+
+def _closed(schema: Any) -> Any:
+    """The same schema admitting no property it does not describe: a model must not invent arguments."""
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {
+        key: [_closed(part) for part in value] if key in ("anyOf", "oneOf", "allOf") else value
+        for key, value in schema.items()
+    }
+    if "items" in closed:
+        closed["items"] = _closed(closed["items"])
+    if closed.get("type") == "object" or "properties" in closed:
+        properties = closed.get("properties") or {}
+        closed["properties"] = {name: _closed(part) for name, part in properties.items()}
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def parse(text: str, request: ChatRequest) -> list[tuple[str, str]]:
+    """The calls written in an answer as (name, arguments as JSON text); [] when it is plain text."""
+    if not request.tools or request.tool_choice == "none":
+        return []
+    names = [_function(tool)["name"] for tool in request.tools]
+    calls, rest, decoder = [], text.strip(), json.JSONDecoder()
+    while rest:
+        try:
+            call, end = decoder.raw_decode(rest)
+        except ValueError:
+            return []
+        if not isinstance(call, dict) or call.get("name") not in names:
+            return []
+        calls.append((str(call["name"]), json.dumps(call.get("arguments") or {}, ensure_ascii=False)))
+        rest = rest[end:].strip()
+    return calls

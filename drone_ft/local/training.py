@@ -1,0 +1,540 @@
+"""Fine-tunes a base model with LoRA in a process of its own: `python -m drone_ft.local.training JOB_DIR`.
+
+JOB_DIR holds job.json, train.jsonl and perhaps validation.jsonl; it gains events.jsonl, one checkpoint an epoch,
+result.csv, and error.json if all goes wrong. The finished adapter goes to the job's output_dir. Killed at any
+moment, it resumes from its last checkpoint and ends with the same weights as if nothing had happened.
+Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM).
+`accelerate launch -m drone_ft.local.training JOB_DIR` spreads it over devices.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from drone_ft.errors import DatasetError, DroneFTError, JobError, WorkCancelled
+from drone_ft.local import weights
+from drone_ft.local.prompt import Settings
+from drone_ft.local.rows import Sample, read_rows, samples, shared
+
+EPOCHS, BATCH, RATE = 4, 16, 1e-3  # what "auto" means
+RANK, ALPHA, DROPOUT = 16, 32, 0.0
+WARM_UP = 0.06  # share of all steps
+MIN_EXAMPLES = 10
+CHECKPOINTS_KEPT = 3
+CANCELLED = 3
+COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """job.json with "auto" resolved; paths as given."""
+
+    id: str
+    model: str
+    output_model: str
+    output_dir: Path
+    seed: int
+    epochs: int
+    batch: int
+    rate: float
+
+
+@dataclass
+class Progress:
+    """How far training is; what a checkpoint keeps beside the weights."""
+
+    epoch: int = 0
+    step: int = 0
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Journal:
+    """Appends events to events.jsonl, one flushed line each, from the main process only."""
+
+    def __init__(self, path: Path, main: bool) -> None:
+        self.path, self.main = path, main
+
+    def write(self, message: str, data: dict[str, Any] | None = None, level: str = "info") -> None:
+        """One event: a metrics event when it has data, else a message."""
+        if not self.main:
+            return
+        event = {
+            "created_at": int(time.time()),
+            "level": level,
+            "type": "message" if data is None else "metrics",
+            "message": message,
+            "data": data or {},
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+
+def read_job(folder: Path, examples: int) -> JobFile:
+    """job.json of a job's folder; "auto" depends on the number of examples. Raises JobError."""
+    try:
+        data = json.loads((folder / "job.json").read_text("utf-8"))
+        wanted = {key: None if value == "auto" else value for key, value in data.get("hyperparameters", {}).items()}
+        batch = int(wanted.get("batch_size") or min(BATCH, max(1, examples // 10)))
+        return JobFile(
+            id=str(data["id"]),
+            model=str(data["model"]),
+            output_model=str(data["output_model"]),
+            output_dir=Path(data["output_dir"]),
+            seed=int(data.get("seed") or 0),
+            epochs=int(wanted.get("n_epochs") or EPOCHS),
+            batch=batch,
+            rate=RATE * float(wanted.get("learning_rate_multiplier") or 1.0),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JobError(f"The job's file {folder / 'job.json'} cannot be read ({error}). Start the job anew.") from error
+
+
+# Data
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learnt from and what is only measured, as samples, with the settings a tuned model will need."""
+
+    train: list[Sample]
+    valid: list[Sample]
+    settings: Settings
+
+
+def read_data(folder: Path, job: JobFile, tokenizer: Any, limit: int) -> Data:
+    """Both files as samples. Raises DatasetError naming file, line and field."""
+    rows = read_rows(folder / "train.jsonl")
+    form, key, system = shared(rows)
+    settings = Settings(
+        id=job.output_model,
+        base=job.model,
+        form=form,
+        tools_key=key,
+        system=system,
+        created=int(time.time()),
+        hyperparameters={
+            "n_epochs": job.epochs,
+            "batch_size": job.batch,
+            "learning_rate_multiplier": job.rate / RATE,
+            "seed": job.seed,
+        },
+    )
+    train = [sample for row in rows for sample in samples(tokenizer, row, settings, limit)]
+    if not train:
+        raise DatasetError("Every assistant message has weight 0, so there is nothing to learn. Set some to 1.")
+    path = folder / "validation.jsonl"
+    try:
+        held_out = read_rows(path) if path.exists() else []
+        valid = [sample for row in held_out for sample in samples(tokenizer, row, settings, limit)]
+    except DatasetError as error:
+        raise ValidationFileError(f"Validation file: {error}") from error
+    return Data(train, valid, settings)
+
+
+class ValidationFileError(DatasetError):
+    """Trouble in the validation file rather than the training file."""
+
+
+def batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+    """Indices in batches of about equal length, in random order: little padding, still mixed."""
+    dice = random.Random(seed)
+    order = list(range(len(lengths)))
+    dice.shuffle(order)
+    pool = 8 * size
+    found = []
+    for start in range(0, len(order), pool):
+        near = sorted(order[start : start + pool], key=lambda index: lengths[index])
+        found += [near[at : at + size] for at in range(0, len(near), size)]
+    dice.shuffle(found)
+    return found
+
+
+# Model
+
+
+class Learner:
+    """A model with LoRA matrices, its optimizer, and one step of learning."""
+
+    def __init__(self, model: Any, job: JobFile, steps: int, accelerator: Any) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(job.seed)
+        config = LoraConfig(
+            r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        self.plain = get_peft_model(model, config)
+        self.accelerator = accelerator
+        self._chosen: Any = None
+        self.plain.get_output_embeddings().register_forward_pre_hook(self._answers_only)
+        self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(self.weights.values(), lr=job.rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
+        self.rate, self.steps = job.rate, steps
+
+    def _answers_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Project onto the vocabulary only where an answer is to be written: the rest has no loss."""
+        return (inputs[0][self._chosen][None],) if self._chosen is not None else inputs
+
+    def loss(self, batch: Sequence[Sample]) -> tuple[Any, int, int]:
+        """(summed loss, tokens got right, tokens) over the answers of a batch."""
+        import torch
+
+        width = max(len(sample.ids) for sample in batch) - 1
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        chosen = torch.zeros(len(batch), width, dtype=torch.bool)
+        targets: list[int] = []
+        for place, sample in enumerate(batch):
+            count = len(sample.ids) - 1
+            ids[place, :count] = torch.tensor(sample.ids[:-1])
+            chosen[place, count - sample.answer : count] = True
+            targets += sample.ids[-sample.answer :]
+        self._chosen = chosen.to(self.accelerator.device)
+        # padding comes after the answer, where causal attention never looks: no mask is needed
+        logits = self.model(input_ids=ids.to(self.accelerator.device), use_cache=False).logits[0].float()
+        wanted = torch.tensor(targets, device=logits.device)
+        loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        return loss, int((logits.argmax(-1) == wanted).sum()), len(targets)
+
+    def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
+        """Learn from a batch; (mean loss, share of answer tokens got right) over all processes."""
+        import torch
+
+        share = self.accelerator.num_processes
+        mine = batch[self.accelerator.process_index :: share] or batch[:1]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * _schedule(number, self.steps)
+        loss, right, count = self.loss(mine)
+        totals = torch.tensor([float(loss.detach()), right, count], device=self.accelerator.device)
+        totals = self.accelerator.reduce(totals, reduction="sum")
+        # every process's gradient is averaged, so the mean over all answer tokens needs the factor
+        self.accelerator.backward(loss * share / totals[2])
+        self.accelerator.clip_grad_norm_(list(self.weights.values()), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(totals[0] / totals[2]), float(totals[1] / totals[2])
+
+    def measure(self, held_out: Sequence[Sample], size: int) -> tuple[float, float]:
+        """(mean loss, share of tokens right) on samples that are not learnt from."""
+        import torch
+
+        ordered = sorted(held_out, key=lambda sample: len(sample.ids))
+        total, right, count = 0.0, 0, 0
+        self.model.eval()
+        with torch.no_grad():
+            for start in range(0, len(ordered), size):
+                loss, hits, tokens = self.loss(ordered[start : start + size])
+                total, right, count = total + float(loss), right + hits, count + tokens
+        self.model.train()
+        return total / count, right / count
+
+    def save(self, folder: Path) -> None:
+        """The adapter, in peft's own format."""
+        self.plain.save_pretrained(folder)
+
+    def save_optimizer(self, path: Path) -> None:
+        """Both moments of every weight, as safetensors: nothing of ours is ever unpickled."""
+        from safetensors.torch import save_file
+
+        state = self._raw_optimizer().state
+        tensors = {}
+        for name, weight in self.weights.items():
+            for key in ("exp_avg", "exp_avg_sq", "step"):
+                tensors[f"{key}:{name}"] = state[weight][key]
+        save_file(tensors, path)
+
+    def restore(self, folder: Path) -> None:
+        """Weights and optimizer of a checkpoint."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(self.plain, load_file(folder / "adapter_model.safetensors"))
+        tensors = load_file(folder / "optimizer.safetensors")
+        state = self._raw_optimizer().state
+        for name, weight in self.weights.items():
+            state[weight] = {key: tensors[f"{key}:{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
+
+    def _raw_optimizer(self) -> Any:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the full learning rate: a short rise, then a straight way down."""
+    rise = max(1, round(WARM_UP * steps))
+    return min((step + 1) / rise, max(0.02, (steps - step) / max(1, steps - rise)))
+
+
+# Files
+
+
+def write_folder(folder: Path, fill: Any) -> None:
+    """Make `folder` complete or not at all: filled under another name, synced, renamed."""
+    temporary = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    fill(temporary)
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file():
+            _sync(path)
+    _sync(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once."""
+    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary.write_text(text, "utf-8")
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a job."""
+    found = [path for path in (folder / "checkpoints").glob("epoch-*") if (path / "progress.json").exists()]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def write_results(folder: Path, table: Sequence[dict[str, Any]]) -> None:
+    """result.csv: one line a step, as the hosted API has it."""
+    path = folder / ".result.csv.unfinished"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(table)
+    path.replace(folder / "result.csv")
+
+
+# The process
+
+
+class Training:
+    """One job from its files to its adapter."""
+
+    def __init__(self, folder: Path, accelerator: Any) -> None:
+        self.folder, self.accelerator = folder, accelerator
+        self.journal = Journal(folder / "events.jsonl", accelerator.is_main_process)
+        self.cancelled = False
+        self.durations: list[float] = []
+
+    def run(self) -> None:
+        """Train to the end. Raises DroneFTError, WorkCancelled."""
+        job, data, model = self._prepare()
+        if (job.output_dir / "settings.json").exists():
+            self.journal.write(f"The tuned model {job.output_model} is already there")
+            return
+        per_epoch = math.ceil(len(data.train) / job.batch)
+        learner = Learner(model, job, per_epoch * job.epochs, self.accelerator)
+        progress = self._resume(learner)
+        learner.model.train()
+        while progress.epoch < job.epochs:
+            self._epoch(job, data, learner, progress)
+        self._finish(job, data, learner, progress)
+
+    def _prepare(self) -> tuple[JobFile, Data, Any]:
+        count = len(read_rows(self.folder / "train.jsonl"))
+        if count < MIN_EXAMPLES:
+            raise TooFewExamples(
+                f"The training file has {count} examples; fine-tuning needs at least {MIN_EXAMPLES}. Add some."
+            )
+        job = read_job(self.folder, count)
+        dtype = weights.fast_dtype()
+        model, tokenizer = weights.load(weights.resolve(job.model), dtype)
+        limit = getattr(model.config, "max_position_embeddings", None) or 1 << 20
+        data = read_data(self.folder, job, tokenizer, limit)
+        self.journal.write(
+            f"Learning from {len(data.train)} examples, {job.epochs} times over, {job.batch} a step, in "
+            f"{str(dtype).removeprefix('torch.')}"
+        )
+        return job, data, model
+
+    def _resume(self, learner: Learner) -> Progress:
+        checkpoint = last_checkpoint(self.folder)
+        if checkpoint is None:
+            return Progress()
+        learner.restore(checkpoint)
+        progress = Progress(**json.loads((checkpoint / "progress.json").read_text("utf-8")))
+        self.journal.write(f"Going on after epoch {progress.epoch}, step {progress.step}")
+        return progress
+
+    def _epoch(self, job: JobFile, data: Data, learner: Learner, progress: Progress) -> None:
+        import torch
+
+        torch.manual_seed(job.seed + progress.epoch)  # the same draws whether or not the run was interrupted
+        lengths = [len(sample.ids) for sample in data.train]
+        for indices in batches(lengths, job.batch, job.seed * 1000 + progress.epoch):
+            self._stop_if_cancelled()
+            start = time.perf_counter()
+            loss, right = learner.step([data.train[index] for index in indices], progress.step)
+            self.durations.append(time.perf_counter() - start)
+            if not math.isfinite(loss):
+                raise JobError("The loss became infinite. Lower learning_rate_multiplier and start again.")
+            progress.step += 1
+            progress.table.append({"step": progress.step, "train_loss": loss, "train_accuracy": right})
+            self._report(job, learner, progress)
+        progress.epoch += 1
+        self._end_epoch(job, data, learner, progress)
+
+    def _report(self, job: JobFile, learner: Learner, progress: Progress) -> None:
+        row = progress.table[-1]
+        recent = sorted(self.durations[-40:])
+        left = (learner.steps - progress.step) * recent[len(recent) // 2]
+        self.journal.write(
+            f"Step {progress.step}/{learner.steps}: training loss={row['train_loss']:.4f}",
+            {
+                "step": progress.step,
+                "total_steps": learner.steps,
+                "train_loss": row["train_loss"],
+                "train_mean_token_accuracy": row["train_accuracy"],
+                "epoch": round(progress.step * job.epochs / learner.steps, 3),
+                "seconds_left": round(left, 1),
+            },
+        )
+
+    def _end_epoch(self, job: JobFile, data: Data, learner: Learner, progress: Progress) -> None:
+        row = progress.table[-1]
+        if data.valid:
+            row["valid_loss"], row["valid_mean_token_accuracy"] = learner.measure(data.valid, job.batch)
+            self.journal.write(
+                f"Epoch {progress.epoch}/{job.epochs}: validation loss={row['valid_loss']:.4f}",
+                {
+                    "step": progress.step,
+                    "total_steps": learner.steps,
+                    "train_loss": row["train_loss"],
+                    "valid_loss": row["valid_loss"],
+                    "valid_mean_token_accuracy": row["valid_mean_token_accuracy"],
+                    "epoch": progress.epoch,
+                    "seconds_left": round((learner.steps - progress.step) * self.durations[-1], 1),
+                },
+            )
+        if self.accelerator.is_main_process:
+            self._checkpoint(data, learner, progress)
+            write_results(self.folder, progress.table)
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoint(self, data: Data, learner: Learner, progress: Progress) -> None:
+        name = f"{data.settings.id}:ckpt-step-{progress.step}"
+
+        def fill(folder: Path) -> None:
+            learner.save(folder)
+            learner.save_optimizer(folder / "optimizer.safetensors")
+            settings = replace(data.settings, id=name, metrics=progress.table[-1])
+            (folder / "settings.json").write_text(json.dumps(settings.to_json(), ensure_ascii=False, indent=1), "utf-8")
+            (folder / "progress.json").write_text(json.dumps(progress.__dict__), "utf-8")
+
+        root = self.folder / "checkpoints"
+        write_folder(root / f"epoch-{progress.epoch}", fill)
+        for old in range(1, progress.epoch):
+            (root / f"epoch-{old}" / "optimizer.safetensors").unlink(missing_ok=True)
+            if old <= progress.epoch - CHECKPOINTS_KEPT:
+                shutil.rmtree(root / f"epoch-{old}", ignore_errors=True)
+
+    def _finish(self, job: JobFile, data: Data, learner: Learner, progress: Progress) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        metrics = dict(progress.table[-1], seconds=round(sum(self.durations), 1))
+
+        def fill(folder: Path) -> None:
+            learner.save(folder)
+            settings = replace(data.settings, metrics=metrics)
+            (folder / "settings.json").write_text(json.dumps(settings.to_json(), ensure_ascii=False, indent=1), "utf-8")
+
+        job.output_dir.parent.mkdir(parents=True, exist_ok=True)
+        write_folder(job.output_dir, fill)
+        self.journal.write(f"Done: the tuned model is {job.output_model}")
+
+    def _stop_if_cancelled(self) -> None:
+        if self.cancelled:
+            raise WorkCancelled("Fine-tuning was cancelled.")
+
+
+class TooFewExamples(DatasetError):
+    """Fewer examples than fine-tuning takes."""
+
+
+def failure_code(error: BaseException) -> str:
+    """The API's code for an error."""
+    table: list[tuple[type[BaseException], str]] = [
+        (TooFewExamples, "invalid_n_examples"),
+        (ValidationFileError, "invalid_validation_file"),
+        (DatasetError, "invalid_training_file"),
+        (MemoryError, "out_of_memory"),
+        (OSError, "disk_error"),
+    ]
+    return next((code for kind, code in table if isinstance(error, kind)), "training_failed")
+
+
+def failure_message(error: BaseException) -> str:
+    """What to tell a person; our own errors speak for themselves."""
+    if isinstance(error, DroneFTError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "The computer ran out of memory. Use a smaller batch_size or close other programs."
+    if isinstance(error, OSError):
+        return f"A file could not be read or written ({error.strerror or error}). Free some disk and start again."
+    return f"Training stopped on an unexpected error ({type(error).__name__}). The job's training.log has the details."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job of a folder; the exit code."""
+    folder = Path((arguments or sys.argv[1:])[0])
+    (folder / "error.json").unlink(missing_ok=True)
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    _use_cores(accelerator.num_processes)
+    training = Training(folder, accelerator)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(training, "cancelled", True))
+    try:
+        training.run()
+    except WorkCancelled:
+        training.journal.write("Cancelled", level="warn")
+        return CANCELLED
+    except Exception as error:
+        return _fail(folder, training, error)
+    return 0
+
+
+def _use_cores(processes: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, weights.physical_cores() // processes))
+
+
+def _fail(folder: Path, training: Training, error: Exception) -> int:
+    """Say why in error.json and the events; the traceback goes to training.log only."""
+    logging.basicConfig(filename=folder / "training.log")
+    logging.getLogger(__name__).error("job failed", exc_info=error)
+    message = failure_message(error)
+    if training.accelerator.is_main_process:
+        write_text(folder / "error.json", json.dumps({"code": failure_code(error), "message": message}))
+        training.journal.write(message, level="error")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
