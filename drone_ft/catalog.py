@@ -243,14 +243,15 @@ def _function(entry: object, position: int, catalog: str) -> Function:
         if (meant and key not in meant) or key in ("input_schema", "inputSchema"):
             raise _refusal(where, f"the key '{key}'", meant[0] if meant else "parameters")
     parameters = body.get("parameters", {"type": "object", "properties": {}})
-    fault = schema_words.fault(parameters)
+    try:
+        fault = schema_words.fault(parameters)
+        if fault is None:
+            schema.check(parameters)
+    except CatalogError as error:
+        raise CatalogError(f"Cannot load {where}. {error} Nothing was loaded.") from error
     if fault is not None:
         place = f", parameter '{'.'.join(fault.path)}'" if fault.path else ""
         raise _refusal(where + place, fault.found, fault.expected)
-    try:
-        schema.check(parameters)
-    except CatalogError as error:
-        raise CatalogError(f"Cannot load {where}. {error} Nothing was loaded.") from error
     return Function(name, description, parameters)
 
 

@@ -239,7 +239,7 @@ class _Joint(_Space):
 # ---------------------------------------------------------------- from schema to space
 
 
-def _of_object(parameters: Schema) -> _Space:
+def _of_object(parameters: Schema) -> _Joint:
     """The objects an object schema allows, conditions obeyed."""
     groups = schema.factors(parameters)
     order = [name for group in groups for option in group for name in option["properties"]]
@@ -258,9 +258,9 @@ def _of_plain_object(option: Schema) -> _Record:
 def _of_value(rules: Schema | bool) -> _Space:
     """The values one property may hold."""
     if isinstance(rules, dict) and rules.get("type") == "object" and not {"enum", "const"} & rules.keys():
-        # Without declared properties nobody can say what belongs in it: such an object has no values.
+        # Nobody can say what belongs in an object that declares nothing but allows anything: it has no values.
         space = _of_object(rules)
-        return space if isinstance(space, _Joint) and space.order else _Choice([])
+        return space if space.order or rules.get("additionalProperties") is False else _Choice([])
     return _Either([_of_piece(piece) for piece in schema.pieces(rules)])
 
 

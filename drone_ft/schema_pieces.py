@@ -107,6 +107,8 @@ ANY = Open({})
 
 def canonical(value: Any) -> str:
     """JSON text that is the same for equal values, the way JSON Schema compares: 1 and 1.0 are, 1 and true not."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False, default=repr)
 
 
@@ -327,6 +329,14 @@ def _bounded(words: Schema) -> list[Piece]:
     for low, high in (("exclusiveMinimum", "maximum"), ("minimum", "exclusiveMaximum"), _EXCLUSIVE):
         if words.get(low, -math.inf) >= words.get(high, math.inf):
             return []
+    for word, strict, weaker in (("minimum", "exclusiveMinimum", min), ("maximum", "exclusiveMaximum", max)):
+        if word in words and strict in words:
+            idle = (
+                strict
+                if words[word] != words[strict] and weaker(words[word], words[strict]) == words[strict]
+                else word
+            )
+            words = {name: value for name, value in words.items() if name != idle}
     return [Open(words)]
 
 
@@ -480,29 +490,58 @@ def _all_of(piece: Piece, schema: Schema, wanted: bool) -> list[Piece]:
 
 
 def _any_of(piece: Piece, schema: Schema, wanted: bool) -> list[Piece]:
-    out: list[Piece] = []
-    rest = [piece]
-    for index, inner in enumerate(schema["anyOf"]):
-        if not wanted:
+    if not wanted:
+        rest = [piece]
+        for inner in schema["anyOf"]:
             rest = minus_all(rest, inner)
-            continue
+        return rest
+    branches = _closed_branches(piece, schema["anyOf"])
+    out: list[Piece] = []
+    for index, inner in enumerate(branches):
         fresh = meet(piece, inner)
-        for earlier in schema["anyOf"][:index]:
+        for earlier in branches[:index]:
             try:
                 fresh = minus_all(fresh, earlier)
             except EndlessError:
-                continue  # overlapping alternatives are still right, they are only listed apart
+                if isinstance(piece, Shape):
+                    raise
+                # A value's alternatives that overlap are still right, they are only listed apart.
         out += fresh
-    return out if wanted else rest
+    return out
 
 
 def _one_of(piece: Piece, schema: Schema, wanted: bool) -> list[Piece]:
+    branches = schema["oneOf"]
+    if wanted:
+        out: list[Piece] = []
+        for index, inner in enumerate(_closed_branches(piece, branches)):
+            fresh = meet(piece, inner)
+            for other in (*branches[:index], *branches[index + 1 :]):
+                fresh = minus_all(fresh, other)
+            out += fresh
+        return out
     none, one, more = [piece], list[Piece](), list[Piece]()
-    for inner in schema["oneOf"]:
+    for inner in branches:
         more += meet_all(one, inner)
         one = [*minus_all(one, inner), *meet_all(none, inner)]
         none = minus_all(none, inner)
-    return one if wanted else [*none, *more]
+    return [*none, *more]
+
+
+def _closed_branches(piece: Piece, branches: list[Schema | bool]) -> list[Schema | bool]:
+    """The branches, those that declare new properties without the properties of the others.
+
+    JSON Schema would allow any value for a property of another branch; nobody means such calls.
+    """
+    known = list(piece.fields) if isinstance(piece, Shape) else []
+    done: list[Schema | bool] = []
+    for branch in branches:
+        new = [n for n in branch.get("properties", {}) if n not in known] if isinstance(branch, dict) else []
+        if isinstance(branch, dict) and new and "additionalProperties" not in branch:
+            properties = {**dict.fromkeys(known, True), **branch["properties"]}
+            branch = {**branch, "properties": properties, "additionalProperties": False}
+        done.append(branch)
+    return done
 
 
 def _if(piece: Piece, schema: Schema, wanted: bool) -> list[Piece]:

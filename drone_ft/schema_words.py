@@ -35,26 +35,58 @@ def show(value: object, limit: int = 80) -> str:
 
 
 def fault(parameters: object) -> Fault | None:
-    """The first mistake in a function's `parameters`, or None; {} means a function without parameters."""
+    """The first mistake in a function's `parameters`, or None; {} means a function without parameters.
+
+    CatalogError if a `$ref` leads back to itself.
+    """
     if not isinstance(parameters, dict):
         return Fault((), f"{show(parameters)} as its parameters", "a JSON Schema of type 'object'")
     if parameters and parameters.get("type") != "object":
         found = f"type {show(parameters['type'])}" if "type" in parameters else "no type"
         return Fault((), f"parameters with {found}", "parameters of type 'object'")
-    first = next(_faults(parameters, (), None, parameters), None)
-    if first:
-        return first
-    try:
-        Draft202012Validator.check_schema(parameters)
-    except SchemaError as error:
-        return _translated(error)
-    return None
+    first = next(_references(parameters, (), parameters), None)
+    if first is None:
+        whole = inline(parameters)
+        first = next(_faults(whole, (), [whole]), None)
+    if first is None:
+        try:
+            Draft202012Validator.check_schema(parameters)
+        except SchemaError as error:
+            return _translated(error)
+    return first
 
 
-def _faults(
-    schema: object, path: tuple[str, ...], declared: list[str] | None, root: Schema
-) -> Iterator[Fault]:
-    """Mistakes of one schema and all below it; `declared` holds the properties a condition may mention."""
+def _references(schema: object, path: tuple[str, ...], root: Schema) -> Iterator[Fault]:
+    """References that lead nowhere."""
+    if not isinstance(schema, dict):
+        return
+    reference = schema.get("$ref")
+    if reference is not None and (not isinstance(reference, str) or target(reference, root) is None):
+        yield Fault(
+            path, f"$ref {show(reference)}", "a reference into the same schema, such as '#/$defs/point'"
+        )
+    for place, inner in _inside(schema, path):
+        yield from _references(inner, place, root)
+
+
+def _inside(schema: Schema, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    """The schemas directly below one, each with the path of the parameter it speaks of."""
+    properties = schema.get("properties")
+    if isinstance(properties, dict):
+        yield from (((*path, name), inner) for name, inner in properties.items())
+    for word in (*_ONE_SCHEMA, "items", "additionalProperties"):
+        if word in schema and not (word == "items" and isinstance(schema[word], list)):
+            yield path, schema[word]
+    for word in _MANY_SCHEMAS:
+        if isinstance(schema.get(word), list):
+            yield from ((path, branch) for branch in schema[word])
+    dependent = schema.get("dependentSchemas")
+    if isinstance(dependent, dict):
+        yield from ((path, inner) for inner in dependent.values())
+
+
+def _faults(schema: object, path: tuple[str, ...], declaring: list[Schema]) -> Iterator[Fault]:
+    """Mistakes of one schema and all below it; `declaring` are the schemas that say which properties there are."""
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
@@ -62,37 +94,45 @@ def _faults(
         return
     yield from _type_faults(schema, path)
     yield from _bound_faults(schema, path)
-    yield from _reference_faults(schema, path, root)
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict):
-        yield Fault(path, f"properties that are {show(properties)}", "an object of names and schemas")
-        return
-    known = _declared(schema, root) if declared is None else declared
-    yield from _name_faults(schema, path, known, inside_condition=declared is not None)
-    for name, inner in properties.items():
-        yield from _faults(
-            inner, (*path, name), None if isinstance(inner, dict) and "type" in inner else [], root
+    if not isinstance(schema.get("properties", {}), dict):
+        yield Fault(
+            path, f"properties that are {show(schema['properties'])}", "an object of names and schemas"
         )
-    yield from _faults_below(schema, path, known, root)
+        return
+    if declaring:
+        yield from _name_faults(schema, path, declaring)
+    for place, inner in _inside(schema, path):
+        if place != path:
+            yield from _faults(inner, place, _declarations(declaring, place[-1]))
+        elif inner is schema.get("items") or inner is schema.get("additionalProperties"):
+            yield from _faults(inner, path, [inner] if isinstance(inner, dict) else [])
+        else:
+            yield from _faults(inner, path, declaring)
 
 
-def _faults_below(schema: Schema, path: tuple[str, ...], known: list[str], root: Schema) -> Iterator[Fault]:
-    for word in _ONE_SCHEMA:
-        if word in schema:
-            yield from _faults(schema[word], path, known, root)
-    for word in _MANY_SCHEMAS:
-        branches = schema.get(word, [])
-        if isinstance(branches, list):
-            for branch in branches:
-                yield from _faults(branch, path, known, root)
-    for word in ("$defs", "dependentSchemas"):
-        group = schema.get(word, {})
-        if isinstance(group, dict):
-            for inner in group.values():
-                yield from _faults(inner, path, None if word == "$defs" else known, root)
-    for word in ("items", "additionalProperties"):
-        if isinstance(schema.get(word), dict):
-            yield from _faults(schema[word], path, None, root)
+def _declarations(declaring: list[Schema], name: str) -> list[Schema]:
+    """The schemas that declare the property `name`, conditions left out."""
+    found: list[Schema] = []
+    for schema in declaring:
+        properties = schema.get("properties")
+        if isinstance(properties, dict) and isinstance(properties.get(name), dict):
+            found.append(properties[name])
+        found += _declarations(_branches(schema), name)
+    return found
+
+
+def _branches(schema: Schema) -> list[Schema]:
+    lists = [schema[word] for word in _MANY_SCHEMAS if isinstance(schema.get(word), list)]
+    return [branch for branches in lists for branch in branches if isinstance(branch, dict)]
+
+
+def _declared(declaring: list[Schema]) -> list[str]:
+    """The names these schemas declare, themselves or through allOf, anyOf and oneOf."""
+    names: list[str] = []
+    for schema in declaring:
+        properties = schema.get("properties")
+        names += [*(properties if isinstance(properties, dict) else []), *_declared(_branches(schema))]
+    return list(dict.fromkeys(names))
 
 
 def _type_faults(schema: Schema, path: tuple[str, ...]) -> Iterator[Fault]:
@@ -123,52 +163,25 @@ def _bound_faults(schema: Schema, path: tuple[str, ...]) -> Iterator[Fault]:
             yield Fault(path, f"{low} {least} with {high} {most}", f"a {low} that is not above the {high}")
 
 
-def _reference_faults(schema: Schema, path: tuple[str, ...], root: Schema) -> Iterator[Fault]:
-    reference = schema.get("$ref")
-    if reference is not None and (not isinstance(reference, str) or target(reference, root) is None):
-        yield Fault(
-            path,
-            f"$ref {show(reference)}",
-            "a reference to a part of the same schema, such as '#/$defs/point'",
-        )
-
-
-def _declared(schema: Schema, root: Schema, seen: tuple[str, ...] = ()) -> list[str]:
-    """Names of the properties a schema declares, itself or through allOf, anyOf, oneOf and $ref."""
-    properties = schema.get("properties")
-    names = list(properties) if isinstance(properties, dict) else []
-    branches = [b for word in _MANY_SCHEMAS if isinstance(schema.get(word), list) for b in schema[word]]
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference not in seen:
-        branches.append(target(reference, root))
-        seen = (*seen, reference)
-    for branch in branches:
-        if isinstance(branch, dict):
-            names += _declared(branch, root, seen)
-    return list(dict.fromkeys(names))
-
-
-def _name_faults(
-    schema: Schema, path: tuple[str, ...], known: list[str], inside_condition: bool
-) -> Iterator[Fault]:
+def _name_faults(schema: Schema, path: tuple[str, ...], declaring: list[Schema]) -> Iterator[Fault]:
     """Names that are required or made a condition, but declared nowhere."""
-    places: list[tuple[str, object]] = [("required", schema.get("required"))]
-    dependent = schema.get("dependentRequired")
-    if isinstance(dependent, dict):
-        places += [
-            ("dependentRequired", list(dependent)),
-            *(("dependentRequired", v) for v in dependent.values()),
-        ]
-    if isinstance(schema.get("dependentSchemas"), dict):
-        places.append(("dependentSchemas", list(schema["dependentSchemas"])))
-    if inside_condition:
-        places.append(("a condition", list(schema.get("properties", {}))))
+    known = _declared(declaring)
     expected = "one of its properties: " + ", ".join(known) if known else "properties that declare it"
-    for word, names in places:
+    places: list[tuple[str, object]] = [
+        ("required names", schema.get("required")),
+        ("a condition mentions", list(schema.get("properties", {}))),
+    ]
+    for word in ("dependentRequired", "dependentSchemas"):
+        rules = schema.get(word)
+        if isinstance(rules, dict):
+            places += [
+                (f"{word} names", list(rules)),
+                *((f"{word} names", needs) for needs in rules.values()),
+            ]
+    for words, names in places:
         for name in names if isinstance(names, list) else []:
             if isinstance(name, str) and name not in known:
-                verb = "mentions" if word == "a condition" else "names"
-                yield Fault(path, f"that {word} {verb} the unknown property '{name}'", expected)
+                yield Fault(path, f"that {words} the unknown property '{name}'", expected)
 
 
 def _translated(error: SchemaError) -> Fault:
@@ -194,8 +207,24 @@ def violations(parameters: Schema, arguments: object) -> list[str]:
     errors = sorted(
         Draft202012Validator(spelled).iter_errors(arguments), key=lambda e: [str(s) for s in e.path]
     )
-    found = [sentence for error in errors for sentence in _sentences(error, spelled, arguments)]
+    conditions = [_condition(error, spelled, arguments) for error in errors]
+    broken = [
+        name for error, names in zip(errors, conditions, strict=True) if not names for name in _blamed(error)
+    ]
+    found = [
+        sentence
+        for error, names in zip(errors, conditions, strict=True)
+        if not any(name in broken for name in names)  # mend what the condition looks at first
+        for sentence in _sentences(error, spelled, arguments)
+    ]
     return list(dict.fromkeys(found))
+
+
+def _blamed(error: Any) -> list[str]:
+    """The properties an error is about."""
+    if error.validator == "required":
+        return [name for name in error.validator_value if name not in error.instance]
+    return [str(step) for step in list(error.absolute_path)[-1:]]
 
 
 def _spelled(schema: Schema | bool) -> Schema:
@@ -229,7 +258,7 @@ def _sentences(error: Any, parameters: Schema, arguments: object) -> list[str]:
     if word in ("anyOf", "oneOf") and error.context:
         return _nearest_branch(error, path, parameters, arguments)
     if word == "not" and isinstance(value, dict) and limit:
-        together = _named(limit, value)
+        together = _named(_looked_at(limit, value))
         return [f"{inside}{together} " + ("do not go together" if " and " in together else "is ruled out")]
     if word == "not" and not limit:
         return [f"{path} does not go with {because}" if because else f"{path} is not allowed"]
@@ -261,10 +290,10 @@ _LIMITS = {
     "multipleOf": "not a multiple of {}",
     "minLength": "shorter than {} characters",
     "maxLength": "longer than {} characters",
-    "minItems": "fewer than {} items",
-    "maxItems": "more than {} items",
-    "minProperties": "fewer than {} values",
-    "maxProperties": "more than {} values",
+    "minItems": "too few: at least {} needed",
+    "maxItems": "too many: at most {} allowed",
+    "minProperties": "too few: at least {} needed",
+    "maxProperties": "too many: at most {} allowed",
     "pattern": "which does not match {}",
     "not": "which is ruled out",
     "uniqueItems": "with something twice",
@@ -287,23 +316,32 @@ def _reason(word: str, value: Any, limit: Any, message: str) -> str:
 
 def _because(error: Any, parameters: Schema, arguments: object) -> str:
     """The call's own values that made a condition apply, such as "mode video"; "" for an unconditional error."""
+    return _named(_condition(error, parameters, arguments))
+
+
+def _condition(error: Any, parameters: Schema, arguments: object) -> dict[str, Any]:
+    """What the innermost condition above an error looked at: names, and the values the call has for them."""
     at: Any = parameters
     data: Any = arguments
-    reason, last = "", None
+    found: dict[str, Any] = {}
+    last = None
     for step in error.absolute_schema_path:
         if last == "properties":
             data = data.get(step) if isinstance(data, dict) else None
         elif last == "dependentSchemas":
-            reason = str(step)
+            found = {str(step): _PRESENT}
         elif step in ("then", "else") and isinstance(at, dict) and isinstance(data, dict):
-            reason = _named(at["if"], data)
+            found = _looked_at(at["if"], data)
         last = None if last in ("properties", "dependentSchemas") else step
         at = at[step]
-    return reason
+    return found
 
 
-def _named(condition: object, data: dict[str, Any]) -> str:
-    """The call's own values for everything a condition looks at."""
+_ABSENT, _PRESENT = object(), object()
+
+
+def _looked_at(condition: object, data: dict[str, Any]) -> dict[str, Any]:
+    """The names a condition mentions, with the values the call has for them."""
     names: list[str] = []
 
     def collect(part: object) -> None:
@@ -313,7 +351,16 @@ def _named(condition: object, data: dict[str, Any]) -> str:
                 collect(inner)
 
     collect(condition)
-    words = [f"{n} {plain(data[n])}" if n in data else f"no {n}" for n in dict.fromkeys(names)]
+    return {name: data.get(name, _ABSENT) for name in dict.fromkeys(names)}
+
+
+def _named(values: dict[str, Any]) -> str:
+    """Names and values in words: "mode video and no duration"."""
+    words = []
+    for name, value in values.items():
+        words.append(
+            f"no {name}" if value is _ABSENT else name if value is _PRESENT else f"{name} {plain(value)}"
+        )
     return " and ".join(words)
 
 
@@ -327,7 +374,7 @@ def plain(value: object) -> str:
     if isinstance(value, list):
         words = [plain(item) for item in value]
         return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "nothing"
-    return json.dumps(value, ensure_ascii=False)
+    return "empty" if value == {} else json.dumps(value, ensure_ascii=False)
 
 
 def blank(schema: Schema) -> str:
@@ -342,8 +389,18 @@ def blank(schema: Schema) -> str:
         match = f" matching {schema['pattern']}" if "pattern" in schema else ""
         return "any text" + _between(schema, "minLength", "maxLength", "characters") + shape + match
     if kind == "array":
-        return "any list" + _between(schema, "minItems", "maxItems", "items")
+        items = schema.get("items")
+        of = _PLURALS.get(str(items.get("type")), "") if isinstance(items, dict) else ""
+        return f"any list{of}" + _between(schema, "minItems", "maxItems", "items")
     return "any value"
+
+
+_PLURALS = {
+    "string": " of texts",
+    "integer": " of whole numbers",
+    "number": " of numbers",
+    "object": " of objects",
+}
 
 
 def _range(schema: Schema) -> str:
