@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
@@ -154,7 +154,7 @@ class JobStore:
         return [
             FineTuningJobEvent.construct(
                 object="fine_tuning.job.event",
-                id="ftevent-" + hashlib.sha256(f"{job.id}:{line}".encode()).hexdigest()[:24],
+                id=f"ftevent-{_digest(job.id, line)}",
                 created_at=event.get("created_at", job.created_at),
                 level=event.get("level", "info"),
                 type=event.get("type", "message"),
@@ -165,10 +165,11 @@ class JobStore:
         ]
 
     def checkpoints(self, job: Job) -> list[FineTuningJobCheckpoint]:
-        """One checkpoint an epoch, newest first, with the figures of the last step before it."""
-        found = _checkpoint_folders(self.folder(job) / "checkpoints")
-        figures = [e.data for e in reversed(self.events(job)) if isinstance(e.data, dict) and "step" in e.data]
-        return [_checkpoint(job, epoch, path, figures) for epoch, path in found]
+        """One checkpoint an epoch, newest first, with the figures of its last step."""
+        folder = self.folder(job) / "checkpoints"
+        found = [(CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+        epochs = sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+        return [checkpoint for _, path in epochs if (checkpoint := _checkpoint(job, path))]
 
     def estimated_finish(self, job: Job) -> int | None:
         """When a running job will end, as far as its last event knows; Unix seconds."""
@@ -213,25 +214,32 @@ def _lines(path: Path) -> Iterator[tuple[int, Json]]:
                 yield number, value
 
 
-def _checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
-    if not folder.is_dir():
-        return []
-    matches = [(CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir()]
-    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
-
-
-def _checkpoint(job: Job, epoch: int, path: Path, figures: Iterable[Json]) -> FineTuningJobCheckpoint:
-    seen = [data for data in figures if isinstance(data.get("epoch"), (int, float)) and data["epoch"] <= epoch]
-    metrics: Json = {}
-    for data in seen:
-        metrics.update({key: data[key] for key in ("step", "train_loss", "valid_loss") if data.get(key) is not None})
-    step = int(metrics.get("step", 0))
+def _checkpoint(job: Job, path: Path) -> FineTuningJobCheckpoint | None:
+    settings = trained_settings(path)
+    if not settings:
+        return None
+    figures = settings.get("metrics") or {}
+    names = {"step": "step", "train_loss": "train_loss", "train_mean_token_accuracy": "train_accuracy"}
+    names |= {name: name for name in ("valid_loss", "valid_mean_token_accuracy")}
     return FineTuningJobCheckpoint.construct(
         object="fine_tuning.job.checkpoint",
-        id=f"ftckpt-{hashlib.sha256(f'{job.id}:{epoch}'.encode()).hexdigest()[:24]}",
+        id=f"ftckpt-{_digest(job.id, path.name)}",
         created_at=int(path.stat().st_mtime),
-        fine_tuned_model_checkpoint=f"{job.output_model}:ckpt-step-{step}",
+        fine_tuned_model_checkpoint=settings["id"],
         fine_tuning_job_id=job.id,
-        metrics=metrics,
-        step_number=step,
+        metrics={name: figures[key] for name, key in names.items() if figures.get(key) is not None},
+        step_number=int(figures.get("step", 0)),
     )
+
+
+def trained_settings(folder: Path) -> Json:
+    """What training noted beside a tuned model or a checkpoint; {} where there is none."""
+    try:
+        settings = json.loads((folder / "settings.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) and "id" in settings else {}
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(":".join(map(str, parts)).encode()).hexdigest()[:24]

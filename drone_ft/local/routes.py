@@ -82,7 +82,7 @@ class Routes:
         folder = self.models / id.rsplit(":", 1)[-1]
         if not folder.is_dir():
             message = f"{id} was not trained by this server; delete its folder in {self.models} by hand."
-            raise ApiError(409, message, param="model", code="model_not_deletable")
+            raise ApiError(403, message, param="model", code="model_not_deletable")
         self.engine.forget(id)
         doomed = self.folder / api.new_id("deleted-", 8)
         folder.rename(doomed)

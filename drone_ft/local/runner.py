@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -25,13 +25,19 @@ from drone_ft.errors import DroneFTError
 from drone_ft.local import api
 from drone_ft.local.files import FileStore, write_atomically, write_json
 from drone_ft.local.job_checks import check_examples
-from drone_ft.local.jobs import Job, JobStore
+from drone_ft.local.jobs import Job, JobStore, trained_settings
 
 log = logging.getLogger(__name__)
 TRAINING = (sys.executable, "-m", "drone_ft.local.training")
 CANCELLED = 3
 """The exit code of a training process that was asked to stop."""
 NICENESS = 15
+PARAMS = {
+    "invalid_training_file": "training_file",
+    "invalid_n_examples": "training_file",
+    "invalid_validation_file": "validation_file",
+}
+"""The field of a job that a training process's refusal is about."""
 GRACE = 15.0
 """Seconds a training process has to stop by itself before it is killed."""
 
@@ -180,26 +186,33 @@ class Runner:
         if code == 0 and trained.is_dir():
             self._succeed(job)
         else:
-            error, message = _why(self._jobs.folder(job), code)
-            self._fail(job, error, message)
+            reason, message = _why(self._jobs.folder(job), code)
+            self._fail(job, reason, message, PARAMS.get(reason))
 
     def _succeed(self, job: Job) -> None:
-        results = []
-        table = self._jobs.folder(job) / "result.csv"
-        if table.is_file():
-            # The API hands this file out in base64, and clients decode it.
-            encoded = BytesIO(base64.b64encode(table.read_bytes()))
-            results = [self._files.create(encoded, "step_metrics.csv", "fine-tune-results").id]
-        now = int(time.time())
+        settings = trained_settings(self._trained(job))
         changes = {
             "status": "succeeded",
             "fine_tuned_model": job.output_model,
-            "finished_at": now,
-            "result_files": results,
+            "finished_at": int(time.time()),
+            "result_files": self._results(job),
+            # What "auto" came to.
+            "hyperparameters": job.hyperparameters | _known(settings.get("hyperparameters"), job.hyperparameters),
+            "trained_tokens": (settings.get("metrics") or {}).get("trained_tokens"),
         }
         if self._move(job, "running", **changes):
             self._jobs.tell(job, f"New fine-tuned model created: {job.output_model}")
             self._jobs.tell(job, "The job has successfully completed.")
+
+    def _results(self, job: Job) -> list[str]:
+        try:
+            # The API hands this file out in base64, and clients decode it.
+            table = BytesIO(base64.b64encode((self._jobs.folder(job) / "result.csv").read_bytes()))
+            return [self._files.create(table, "step_metrics.csv", "fine-tune-results").id]
+        except OSError as error:
+            # The model is there; it is worth more than its table.
+            self._jobs.tell(job, f"The result file could not be kept: {error.strerror or error}", "warn")
+            return []
 
     def _fail(self, job: Job, code: str, message: str, param: str | None = None) -> None:
         error = {"code": code, "message": message, "param": param}
@@ -244,6 +257,10 @@ def _end_leftovers(folders: set[str], grace: float) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(alive, grace)
+
+
+def _known(given: Any, names: Iterable[str]) -> dict[str, Any]:
+    return {name: given[name] for name in names if name in given} if isinstance(given, dict) else {}
 
 
 def _why(folder: Path, code: int) -> tuple[str, str]:

@@ -10,9 +10,9 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import uvicorn
+from filelock import FileLock, Timeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -162,26 +162,13 @@ def _listen(host: str, port: int) -> socket.socket:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Holds the workspace: two servers would train the same jobs. The system lets go of it however the server ends."""
-    with (folder / "server.lock").open("a+b") as file:
-        try:
-            _lock(file)
-        except OSError as error:
-            where = ""
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                where = f" at {json.loads((folder / 'server.json').read_bytes())['base_url']}"
-            raise DroneFTError(
-                f"A server already runs for the workspace {folder.parent}{where}. Use that one."
-            ) from error
+    lock = FileLock(folder / "server.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        where = ""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            where = f" at {json.loads((folder / 'server.json').read_bytes())['base_url']}"
+        raise DroneFTError(f"A server already runs for the workspace {folder.parent}{where}. Use that one.") from error
+    with lock:
         yield
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

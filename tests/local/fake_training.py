@@ -22,6 +22,8 @@ def tell(message, **data):
 
 def leave(*_):
     """SIGTERM: the job was cancelled."""
+    with (folder / "stopped").open("a") as file:
+        file.write(f"{os.getpid()}\n")
     sys.exit(3)
 
 
@@ -39,12 +41,23 @@ if way == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 for epoch in (1, 2):
     loss = 1.0 / epoch
-    tell(f"Step {epoch}/2: training loss={loss}", step=epoch, total_steps=2, train_loss=loss, epoch=epoch, seconds_left=60)
-    (folder / "checkpoints" / f"epoch-{epoch}").mkdir(parents=True, exist_ok=True)
+    tell(
+        f"Step {epoch}/2: training loss={loss}",
+        step=epoch,
+        total_steps=2,
+        train_loss=loss,
+        epoch=epoch,
+        seconds_left=60,
+    )
+    checkpoint = folder / "checkpoints" / f"epoch-{epoch}"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    settings = {"id": f"{order['output_model']}:ckpt-step-{epoch}", "metrics": {"step": epoch, "train_loss": loss}}
+    (checkpoint / "settings.json").write_text(json.dumps(settings))
     if way in ("slow", "stubborn"):
         while not (folder / "go").exists():
             time.sleep(0.05)
 (folder / "result.csv").write_text("step,train_loss\n1,1.0\n2,0.5\n")
 output = Path(order["output_dir"])
 output.mkdir(parents=True)
-(output / "settings.json").write_text(json.dumps({"id": order["output_model"]}))
+used = {"n_epochs": 2, "batch_size": 1, "learning_rate_multiplier": 1.0}
+(output / "settings.json").write_text(json.dumps({"id": order["output_model"], "hyperparameters": used}))
