@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drone_ft import schema, schema_words
+from drone_ft import schema, schema_faults, schema_words
 from drone_ft.errors import CatalogError
 from drone_ft.schema_pieces import canonical
 
@@ -244,7 +244,7 @@ def _function(entry: object, position: int, catalog: str) -> Function:
             raise _refusal(where, f"the key '{key}'", meant[0] if meant else "parameters")
     parameters = body.get("parameters", {"type": "object", "properties": {}})
     try:
-        fault = schema_words.fault(parameters)
+        fault = schema_faults.fault(parameters)
         if fault is None:
             schema.check(parameters)
     except CatalogError as error:

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from drone_ft.errors import CatalogError
+from drone_ft.schema_logic import meet, meet_all
 from drone_ft.schema_pieces import (
     ANY,
     CONDITIONS,
@@ -17,8 +18,6 @@ from drone_ft.schema_pieces import (
     Schema,
     Shape,
     joined,
-    meet,
-    meet_all,
     place,
     written,
     written_shape,
