@@ -7,8 +7,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from drone_ft.local import api
@@ -172,8 +175,24 @@ def _function(value: object, name: str) -> Json:
         raise api.wrong_type(f"{name}.description", "a string", description)
     if parameters is not None and not isinstance(parameters, dict):
         raise api.wrong_type(f"{name}.parameters", "an object", parameters)
+    if trouble := _schema_trouble(json.dumps(parameters or {})):
+        message = f"Invalid schema for function {title!r}: {trouble}. Correct its parameters."
+        raise bad(message, f"{name}.parameters", "invalid_function_parameters")
     function = {"name": title, "description": description or "", "parameters": parameters or {"type": "object"}}
     return {"type": "function", "function": function}
+
+
+@lru_cache(maxsize=512)
+def _schema_trouble(parameters: str) -> str | None:
+    """What makes the JSON text of `parameters` no schema of an object; None when it is one."""
+    schema = json.loads(parameters)
+    if schema.get("type", "object") != "object":
+        return f"its type must be 'object', got {str(schema['type'])[:50]!r}"
+    error = best_match(Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema))
+    if error is None:
+        return None
+    where = ".".join(str(step) for step in error.absolute_path)
+    return f"at {where or 'its top'}: {error.message[:200]}"
 
 
 def _distinct(tools: Sequence[Json]) -> tuple[Json, ...]:

@@ -82,7 +82,10 @@ class Job:
 
 
 class JobStore:
-    """All jobs, in memory and on disk; every change is on disk before anybody is told."""
+    """All jobs, in memory and on disk; every change is on disk before anybody is told.
+
+    Changes take the lock, and wait for the disk; looking takes none, because `_jobs` is replaced, never altered.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
@@ -98,13 +101,11 @@ class JobStore:
 
     def all(self) -> list[Job]:
         """All jobs, newest first."""
-        with self.changed:
-            return [*reversed(self._jobs.values())]
+        return [*reversed(self._jobs.values())]
 
     def get(self, id: str) -> Job:
         """One job; ApiError 404 when there is none."""
-        with self.changed:
-            job = self._jobs.get(id)
+        job = self._jobs.get(id)
         if job is None:
             message = f"Could not find fine tune: {id[:200]}. List the jobs to see which exist."
             raise api.ApiError(404, message, param="fine_tuning_job_id", code="fine_tune_not_found")
@@ -112,8 +113,7 @@ class JobStore:
 
     def oldest(self, *statuses: str) -> Job | None:
         """The job that has waited longest in one of these statuses."""
-        with self.changed:
-            return next((job for job in self._jobs.values() if job.status in statuses), None)
+        return next((job for job in self._jobs.values() if job.status in statuses), None)
 
     def add(self, settings: Json) -> Job:
         """A new job from checked settings (see `job_checks.read_settings`). OSError when the disk refuses."""
@@ -121,7 +121,7 @@ class JobStore:
             number = max((job.number for job in self._jobs.values()), default=0) + 1
             job = Job(id=api.new_id("ftjob-"), number=number, created_at=int(time.time()), **settings)
             write_json(self.folder(job) / "record.json", asdict(job))
-            self._jobs[job.id] = job
+            self._jobs = {**self._jobs, job.id: job}
             self.changed.notify_all()
         return job
 
@@ -129,11 +129,11 @@ class JobStore:
         """The job with some fields replaced. A disk that refuses costs the record, not the job: memory stays right."""
         with self.changed:
             job = replace(self.get(id), **changes)
-            self._jobs[id] = job
             try:
                 write_json(self.folder(job) / "record.json", asdict(job))
             except OSError as error:
                 log.warning("The record of job %s could not be saved: %s", id, error)
+            self._jobs = {**self._jobs, id: job}
             self.changed.notify_all()
         return job
 

@@ -336,6 +336,18 @@ BAD_CHATS = [
     ({"tools": [{"type": "custom"}]}, 400, "invalid_value", "tools[0].type"),
     ({"tools": [{"type": "function"}]}, 400, "invalid_type", "tools[0].function"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, 400, "invalid_value", "tools[0].function.name"),
+    (
+        {"functions": [{"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "whole"}}}}]},
+        400,
+        "invalid_function_parameters",
+        "functions[0].parameters",
+    ),
+    (
+        {"functions": [{"name": "f", "parameters": {"type": "string"}}]},
+        400,
+        "invalid_function_parameters",
+        "functions[0].parameters",
+    ),
     ({"tools": TOOLS + TOOLS}, 400, "invalid_value", "tools"),
     ({"tools": TOOLS, "tool_choice": "all"}, 400, "invalid_value", "tool_choice"),
     (

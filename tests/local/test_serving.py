@@ -95,21 +95,23 @@ def test_from_rows_to_a_tuned_model_that_answers_even_when_the_server_is_killed_
         return client.chat.completions.create(model=model, messages=message, tools=TOOLS, tool_choice="required")
 
     with Process(tmp_path, tiny) as first:
-        client = first.answering()
-        base = first.told["model"]
+        client, base = first.answering(), first.told["model"]
         assert [model.id for model in client.models.list()] == [base]
+        sent = client.files.create(file=("train.jsonl", "\n".join(rows()).encode()), purpose="fine-tune")
+        settings = {"n_epochs": 3, "batch_size": 4}
+        job = client.fine_tuning.jobs.create(model=base, training_file=sent.id, suffix="demo", hyperparameters=settings)
         reply = ask(client, base)
         call = reply.choices[0].message.tool_calls[0].function
         assert call.name in ("takeoff_drone", "reject_request") and isinstance(json.loads(call.arguments), dict)
         assert reply.usage.prompt_tokens > 10 and reply.usage.completion_tokens > 1
         words = client.chat.completions.create(
-            model=base, messages=[{"role": "user", "content": "drone"}], max_tokens=5, stream=True,
+            model=base,
+            messages=[{"role": "user", "content": "drone"}],
+            max_tokens=5,
+            stream=True,
             stream_options={"include_usage": True},
-        )  # fmt: skip
+        )
         assert list(words)[-1].usage.completion_tokens <= 5
-        sent = client.files.create(file=("train.jsonl", "\n".join(rows()).encode()), purpose="fine-tune")
-        settings = {"n_epochs": 3, "batch_size": 4}
-        job = client.fine_tuning.jobs.create(model=base, training_file=sent.id, suffix="demo", hyperparameters=settings)
         wait_for(lambda: client.fine_tuning.jobs.checkpoints.list(job.id).data)
         first.child.send_signal(signal.SIGKILL)
         first.ended()
