@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
-from drone_ft.errors import DroneFTError
+from drone_ft.errors import CatalogError, DroneFTError
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
@@ -264,20 +264,47 @@ def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
     """A Lark grammar: one call (or several), or else text that does not begin like one."""
     import llguidance
 
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    calls = {"anyOf": [_call_schema(_function(tool)) for tool in json.loads(tools_json)], "x-guidance": options}
+    functions = [_function(tool) for tool in json.loads(tools_json)]
     start = "calls | /[^{](.|\\n)*/" if text_allowed else "calls"
     many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
-    lark = f"start: {start}\n{many}\ncall: %json {json.dumps(calls)}\n"
-    compiled = llguidance.LLMatcher.grammar_from_lark(lark)
-    trouble = llguidance.LLMatcher.validate_grammar(compiled)
-    if trouble and not trouble.startswith("WARNING"):
-        raise PromptError(f"The tools' schemas cannot be enforced: {trouble.splitlines()[0]}", "tools")
-    return str(compiled)
+    schemas = [_call_schema(function) for function in functions]
+    lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas)}\n"
+    compiled = str(llguidance.LLMatcher.grammar_from_lark(lark))
+    if _trouble(compiled):
+        for function, schema in zip(functions, schemas, strict=True):
+            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: %json {_json_rule([schema])}\n"))
+            if trouble:
+                raise _not_enforceable(function["name"], trouble)
+        raise _not_enforceable("together", _trouble(compiled))
+    return compiled
+
+
+def _json_rule(schemas: list[dict[str, Any]]) -> str:
+    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return json.dumps({"anyOf": schemas, "x-guidance": options})
+
+
+def _trouble(compiled: str) -> str:
+    """What llguidance refuses in a grammar, "" when it takes it."""
+    import llguidance
+
+    trouble = str(llguidance.LLMatcher.validate_grammar(compiled))
+    if not trouble or trouble.startswith("WARNING"):
+        return ""
+    return trouble.splitlines()[0].split("failed to compile JSON schema: ")[-1]
+
+
+def _not_enforceable(name: str, trouble: str) -> PromptError:
+    return PromptError(
+        f"The parameters of function {name} cannot be enforced here: {trouble}. Leave that keyword out.", "tools"
+    )
 
 
 def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
-    arguments = [_closed(variant) for variant in _variants(function["parameters"])]
+    try:
+        arguments = [_closed(variant) for variant in _variants(function["parameters"])]
+    except CatalogError as error:
+        raise _not_enforceable(function["name"], str(error)) from error
     return {
         "type": "object",
         "properties": {
@@ -305,6 +332,7 @@ def _closed(schema: Any) -> Any:
     closed: dict[str, Any] = {
         key: [_closed(part) for part in value] if key in ("anyOf", "oneOf", "allOf") else value
         for key, value in schema.items()
+        if key != "uniqueItems"  # llguidance knows it not; parse() drops what is there twice
     }
     if "items" in closed:
         closed["items"] = _closed(closed["items"])
@@ -319,15 +347,29 @@ def parse(text: str, request: ChatRequest) -> list[tuple[str, str]]:
     """The calls written in an answer as (name, arguments as JSON text); [] when it is plain text."""
     if not request.tools or request.tool_choice == "none":
         return []
-    names = [_function(tool)["name"] for tool in request.tools]
+    schemas = {function["name"]: function["parameters"] for function in map(_function, request.tools)}
     calls, rest, decoder = [], text.strip(), json.JSONDecoder()
     while rest:
         try:
             call, end = decoder.raw_decode(rest)
         except ValueError:
             return []
-        if not isinstance(call, dict) or call.get("name") not in names:
+        if not isinstance(call, dict) or call.get("name") not in schemas:
             return []
-        calls.append((str(call["name"]), json.dumps(call.get("arguments") or {}, ensure_ascii=False)))
+        arguments = _unique(call.get("arguments") or {}, schemas[call["name"]])
+        calls.append((str(call["name"]), json.dumps(arguments, ensure_ascii=False)))
         rest = rest[end:].strip()
     return calls
+
+
+def _unique(value: Any, schema: Any) -> Any:
+    """Without the repeated items of lists that want each one once."""
+    if not isinstance(schema, dict):
+        return value
+    if isinstance(value, dict):
+        properties = schema.get("properties") or {}
+        return {name: _unique(item, properties.get(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        items = [_unique(item, schema.get("items")) for item in value]
+        return [x for at, x in enumerate(items) if x not in items[:at]] if schema.get("uniqueItems") else items
+    return value

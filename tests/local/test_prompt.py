@@ -1,0 +1,235 @@
+"""What the model reads, what it may write, what is read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drone_ft.local import prompt
+from drone_ft.local.prompt import ChatRequest, PromptError, Settings
+from tests.local.tiny import make_tiny_model
+
+CONDITIONAL: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "mode": {"type": "string", "enum": ["photo", "video"]},
+        "duration": {"type": "integer", "minimum": 1, "maximum": 3600},
+    },
+    "required": ["mode"],
+    "additionalProperties": False,
+    "if": {"properties": {"mode": {"const": "video"}}, "required": ["mode"]},
+    "then": {"required": ["duration"]},
+    "else": {"not": {"required": ["duration"]}},
+}
+ALTITUDE = {
+    "type": "object",
+    "properties": {"altitude": {"type": "integer", "minimum": 1, "maximum": 500}},
+    "required": ["altitude"],
+}
+PLACE = {
+    "type": "object",
+    "properties": {
+        "coordinates": {
+            "type": "object",
+            "properties": {
+                "latitude": {"type": "number", "minimum": -90, "maximum": 90},
+                "longitude": {"type": "number", "minimum": -180, "maximum": 180},
+            },
+            "required": ["latitude", "longitude"],
+        }
+    },
+    "required": ["coordinates"],
+}
+
+
+def tool(name: str, parameters: dict[str, Any] | None = None, description: str = "") -> dict[str, Any]:
+    function = {"name": name, "description": description, "parameters": parameters or {"type": "object"}}
+    return {"type": "function", "function": function}
+
+
+TOOLS = [tool("takeoff", ALTITUDE, "Take off."), tool("camera", CONDITIONAL), tool("home", PLACE), tool("reject")]
+ASK = ChatRequest([{"role": "user", "content": "go up"}], TOOLS, "required")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(make_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer: Any) -> Any:
+    import llguidance.hf
+
+    return llguidance.hf.from_tokenizer(tokenizer)
+
+
+def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str) -> bool:
+    import llguidance
+
+    matcher = llguidance.LLMatcher(vocabulary, prompt.grammar(request))
+    return matcher.consume_tokens(list(prompt.encode(tokenizer, text))) and matcher.is_accepting()
+
+
+def call(name: str, **arguments: Any) -> str:
+    return json.dumps({"name": name, "arguments": arguments})
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        (call("takeoff", altitude=500), True),
+        (call("takeoff", altitude=501), False),
+        (call("takeoff", altitude=0), False),
+        (call("takeoff"), False),
+        (call("takeoff", altitude=5, speed=3), False),
+        (call("camera", mode="photo"), True),
+        (call("camera", mode="photo", duration=5), False),
+        (call("camera", mode="video"), False),
+        (call("camera", mode="video", duration=3600), True),
+        (call("camera", mode="video", duration=3601), False),
+        (call("home", coordinates={"latitude": -89.5, "longitude": 12}), True),
+        (call("home", coordinates={"latitude": 90.5, "longitude": 12}), False),
+        (call("home", coordinates={"latitude": 1}), False),
+        (call("reject"), True),
+        (call("land"), False),
+        ("I would rather not", False),
+        (call("reject") + "\n" + call("reject"), False),
+    ],
+)
+def test_a_required_call_is_admitted_only_if_valid(vocabulary: Any, tokenizer: Any, text: str, allowed: bool) -> None:
+    assert admits(vocabulary, tokenizer, ASK, text) is allowed
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "allowed"),
+    [
+        ({"tool_choice": "auto"}, "Sure, {what} height?", True),
+        ({"tool_choice": "auto"}, call("reject"), True),
+        ({"tool_choice": "auto"}, '{"name": "land', False),
+        ({"tool_choice": {"name": "reject"}}, call("reject"), True),
+        ({"tool_choice": {"name": "reject"}}, call("takeoff", altitude=5), False),
+        ({"parallel": True}, call("reject") + "\n" + call("takeoff", altitude=5), True),
+    ],
+)
+def test_tool_choice_decides_what_is_admitted(
+    vocabulary: Any, tokenizer: Any, changes: dict[str, Any], text: str, allowed: bool
+) -> None:
+    assert admits(vocabulary, tokenizer, replace(ASK, **changes), text) is allowed
+
+
+def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
+    assert prompt.grammar(replace(ASK, tool_choice="none")) is None
+    assert prompt.grammar(replace(ASK, tools=[], tool_choice="auto")) is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "param", "words"),
+    [
+        (replace(ASK, tool_choice={"name": "fly"}), "tool_choice", "'fly'"),
+        (replace(ASK, messages=[]), "messages", "no messages"),
+        (replace(ASK, tools=[*TOOLS, tool("scan", {"type": "object", "propertyNames": {}})]), "tools", "scan"),
+        (replace(ASK, tools=[tool("scan", {"type": "object", "propertyNames": {}})]), "tools", "propertyNames"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(tokenizer: Any, request_: ChatRequest, param: str, words: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        prompt.build(tokenizer, request_)
+    assert caught.value.param == param
+    assert words in str(caught.value)
+
+
+def test_the_base_model_reads_system_prompt_and_tools_once_in_a_shared_prefix(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "You fly."}, {"role": "user", "content": "go up"}]
+    first = prompt.build(tokenizer, replace(ASK, messages=messages))
+    second = prompt.build(tokenizer, replace(ASK, messages=[messages[0], {"role": "user", "content": "land"}]))
+    assert first.prefix == second.prefix
+    assert first.prefix.startswith("<|im_start|>system\nYou fly.")
+    assert "takeoff(altitude: integer 1..500) - Take off." in first.prefix
+    assert first.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
+    whole = prompt.encode(tokenizer, first.prefix + first.text)
+    assert first.prefix_ids + first.ids == whole
+
+
+@pytest.mark.parametrize(
+    ("system", "tools", "short"),
+    [
+        ("You fly.", TOOLS, True),
+        (None, TOOLS, True),
+        ("You swim.", TOOLS, False),
+        ("You fly.", TOOLS[:2], False),
+    ],
+)
+def test_a_tuned_model_reads_the_tools_only_when_they_differ_from_its_own(
+    tokenizer: Any, system: str | None, tools: list[dict[str, Any]], short: bool
+) -> None:
+    tuned = Settings("ft:x", "x", "short", prompt.tools_key(TOOLS), "You fly.")
+    opening = [{"role": "system", "content": system}] if system else []
+    built = prompt.build(tokenizer, replace(ASK, messages=[*opening, *ASK.messages], tools=tools), tuned)
+    assert built.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
+    assert (built.prefix == "") is short
+
+
+def test_calls_are_written_in_the_schemas_order() -> None:
+    text = prompt.calls_text([{"name": "home", "arguments": '{"coordinates": {"longitude": 2, "latitude": 1}}'}], TOOLS)
+    assert text == call("home", coordinates={"latitude": 1, "longitude": 2})
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+        ({"role": "assistant", "function_call": {"name": "reject", "arguments": "{}"}}, call("reject")),
+        ({"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "reject"}}]}, call("reject")),
+    ],
+)
+def test_every_shape_of_message_becomes_text(message: dict[str, Any], content: str) -> None:
+    assert prompt.plain_message(message, TOOLS)["content"] == content
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (call("takeoff", altitude=5), [("takeoff", '{"altitude": 5}')]),
+        (call("reject") + "\n" + call("reject"), [("reject", "{}"), ("reject", "{}")]),
+        ('{"name": "takeoff", "argum', []),
+        (call("unknown"), []),
+        ("Hello!", []),
+        ("[1]", []),
+    ],
+)
+def test_answers_are_parsed_as_calls_or_left_as_text(text: str, calls: list[tuple[str, str]]) -> None:
+    assert prompt.parse(text, ASK) == calls
+
+
+def test_lists_that_want_each_item_once_get_it() -> None:
+    items = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
+    tools = [tool("f", {"type": "object", "properties": {"x": items}})]
+    assert prompt.grammar(replace(ASK, tools=tools))
+    assert prompt.parse(call("f", x=["a", "b", "a"]), replace(ASK, tools=tools)) == [("f", '{"x": ["a", "b"]}')]
+
+
+@pytest.mark.parametrize(
+    ("schema", "shown"),
+    [
+        ({"enum": ["on", "off"]}, '"on"|"off"'),
+        ({"type": "integer", "minimum": 0}, "integer 0.."),
+        ({"type": "array", "items": {"type": "string"}}, "[string]"),
+        (PLACE["properties"]["coordinates"], "{latitude: number -90..90, longitude: number -180..180}"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "string|null"),
+        (True, "any"),
+    ],
+)
+def test_signatures_are_readable(schema: Any, shown: str) -> None:
+    line = prompt.signature(tool("f", {"type": "object", "properties": {"a": schema}}))
+    assert line == f"f(a?: {shown}) - "
+
+
+def test_tiny_model_folder_is_complete(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "tiny")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
