@@ -4,7 +4,7 @@ import streamlit as st
 
 from drone_ft.ui import frame, runs
 
-st.set_page_config(page_title="drone_ft", page_icon=":material/flight_takeoff:", layout="wide")
+st.set_page_config(page_title="drone_ft", page_icon=frame.ICON, layout="wide")
 page = st.navigation(frame.pages())
 with frame.boundary():
     frame.sidebar()

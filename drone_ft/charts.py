@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -53,7 +53,15 @@ def outcome_bars(report: Report) -> Any:
         margin=_MARGIN,
         legend={"orientation": "h", "y": -0.12, "yanchor": "top", "x": 0, "traceorder": "normal", "title": None},
     )
-    figure.update_xaxes(range=[0, 100], ticksuffix="%", fixedrange=True, showgrid=False)
+    figure.update_xaxes(
+        range=[0, 100.5],
+        tickvals=[0, 25, 50, 75, 100],
+        ticktext=["0%", "25%", "50%", "75%", "100%"],
+        fixedrange=True,
+        showgrid=False,
+    )
+    for row in range(1, len(kinds)):
+        figure.update_xaxes(visible=False, row=row, col=1)
     figure.update_yaxes(autorange="reversed", fixedrange=True, title=None)
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
     return figure
@@ -116,19 +124,29 @@ def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
     return figure
 
 
-def accuracy_by_function(report: Report) -> Any:
-    """How often each function was called exactly right: an open dot for the base, a full one for the tuned model."""
+def accuracy_by_function(report: Report, title: Callable[[str], str] = str) -> Any:
+    """How often each function was called exactly right, the weakest first; `title` makes a name readable.
+
+    An open dot is the base, a full one the tuned model.
+    """
     names = labels(report.models)
     by_model = {model: report.by_function(model) for model in report.models}
-    functions = list(next(iter(by_model.values()), {}))
+    functions = sorted(
+        next(iter(by_model.values()), {}),
+        key=lambda name: [_percent(by_model[model][name]) or 0.0 for model in reversed(report.models)],
+    )
+
+    def said(name: str) -> str:
+        return "Impossible requests" if name == report.reject else title(name)
+
     figure = go.Figure()
     for name in functions:
         shares = [_percent(by_model[model][name]) for model in report.models]
         known = [share for share in shares if share is not None]
-        figure.add_trace(_track(_title(name, report.reject), known))
+        figure.add_trace(_track(said(name), known))
     for index, model in enumerate(report.models):
-        rows = [(name, by_model[model][name]) for name in functions if by_model[model][name][1]]
-        figure.add_trace(_dots(names[model], rows, index == 0, report.reject))
+        rows = [(said(name), by_model[model][name]) for name in functions if by_model[model][name][1]]
+        figure.add_trace(_dots(names[model], rows, index == 0))
     figure.update_layout(
         height=30 * len(functions) + 100,
         margin=_MARGIN,
@@ -145,7 +163,7 @@ def _track(label: str, shares: list[float]) -> Any:
     return go.Scatter(x=ends, y=[label] * len(ends), mode="lines", line=line, showlegend=False, hoverinfo="skip")
 
 
-def _dots(name: str, rows: list[tuple[str, tuple[int, int]]], is_base: bool, reject: str | None) -> Any:
+def _dots(name: str, rows: list[tuple[str, tuple[int, int]]], is_base: bool) -> Any:
     marker = {"size": 12, "color": GREY if is_base else BLUE, "symbol": "circle-open" if is_base else "circle"}
     if is_base:
         marker["line"] = {"width": 2.5, "color": GREY}
@@ -154,7 +172,7 @@ def _dots(name: str, rows: list[tuple[str, tuple[int, int]]], is_base: bool, rej
         mode="markers",
         marker=marker,
         x=[_percent(share) for _, share in rows],
-        y=[_title(function, reject) for function, _ in rows],
+        y=[function for function, _ in rows],
         customdata=[share for _, share in rows],
         hovertemplate=f"{name}, %{{y}}: %{{customdata[0]}} of %{{customdata[1]}} exactly right<extra></extra>",
     )
@@ -165,16 +183,9 @@ def _percent(share: tuple[int, int]) -> float | None:
     return 100 * correct / of if of else None
 
 
-def _title(name: str, reject: str | None) -> str:
-    if name == reject:
-        return "Impossible requests"
-    spaced = name.replace("_", " ")
-    return spaced[:1].upper() + spaced[1:]
-
-
-def calls_per_function(counts: dict[str, int]) -> Any:
+def calls_per_function(counts: dict[str, int], title: Callable[[str], str] = str) -> Any:
     """How many calls each function allows; a logarithmic axis where a few would dwarf the rest."""
-    names, values = [_title(name, None) for name in counts], list(counts.values())
+    names, values = [title(name) for name in counts], list(counts.values())
     bar = go.Bar(
         x=values,
         y=names,

@@ -13,7 +13,7 @@ elif not models.tuned() and not found:
     evaluating.empty()
 else:
     evaluating.outcome()
-    if found:
-        evaluating.show(evaluating.choose(found))
     if models.tuned():
         evaluating.settings(session.store().catalog(), first=not found)
+    if found:
+        evaluating.show(evaluating.choose(found))

@@ -11,9 +11,9 @@ training = runs.under_way("tune", "demo")
 if training:
     runs.watch(training)
 else:
-    tuning.outcome()
     if len(ready) < tuning.LEAST_EXAMPLES:
         tuning.empty(ready)
     else:
-        tuning.settings(ready)
+        ended = tuning.outcome()
+        tuning.settings(ready, first=not ended)
 tuning.past()

@@ -4,9 +4,9 @@ from drone_ft.ui import frame, home
 
 frame.head(
     "Teach a model your functions",
-    "From a list of functions to a model that calls them: write examples, train on this computer, and see in numbers whether it helped.",
+    "From a list of functions to a model that calls them. Write examples, train on this computer, see if it helped.",
 )
 stops = home.way()
 home.cards(stops)
-home.demo()
+home.demo(stops)
 home.next_step(stops)

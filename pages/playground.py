@@ -10,5 +10,4 @@ catalog = session.store().catalog()
 if not models.tuned():
     playing.empty()
 prompt = playing.request(catalog)
-asked = playing.choose()
-playing.answers(catalog, asked, prompt)
+playing.answers(catalog, prompt)

@@ -166,7 +166,8 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise CatalogError(
-            f"This is not JSON, so nothing was loaded: line {error.lineno}, column {error.colno}, {error.msg.lower()}. Mend it there and try again."
+            f"This is not JSON, so nothing was loaded: line {error.lineno}, column {error.colno}, "
+            f"{error.msg.lower()}. Mend it there and try again."
         ) from None
 
 

@@ -20,7 +20,7 @@ TITLES = {
 def empty() -> None:
     """No tuned model yet: what to do about it."""
     box = frame.empty(
-        "**No tuned model yet**  \nTrain one, and this page shows what it does better or worse than the base model, request by request.",
+        "**No tuned model yet**  \nTrain one, and this page shows what it does better or worse than the base model.",
         ":material/balance:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
@@ -31,9 +31,10 @@ def empty() -> None:
 
 
 def settings(catalog: Catalog, first: bool) -> None:
-    """Base, tuned and the requests to ask, and the button that asks them."""
+    """Base, tuned and the requests to ask, and the button that asks them; folded away under a report."""
     tuned, sets = models.tuned(), cases(catalog)
-    with st.container(border=True):
+    again = "Ask again, other models or other requests"
+    with st.container(border=True) if first else st.expander(again, icon=":material/refresh:"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
             base = st.selectbox("Base model", models.bases(), key="evaluating.base", width=260)
             model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=260)
@@ -46,11 +47,11 @@ def settings(catalog: Catalog, first: bool) -> None:
             )
         if not sets:
             st.info(
-                "There are no requests to ask with this catalog. Write examples first; some are kept aside for this.",
+                "There are no requests for this catalog. Write examples first; some are kept aside for this.",
                 icon=":material/info:",
             )
         st.caption(
-            "Both models get the same instructions, the same functions and the same requests. Neither was trained on them."
+            "Both models get the same instructions, functions and requests. Neither was trained on these requests."
         )
         look = "primary" if first else "secondary"
         if st.button(

@@ -52,8 +52,8 @@ def empty(catalog: Catalog) -> None:
     with box, st.container(horizontal=True, horizontal_alignment="center"):
         if st.button("Write examples", type="primary", icon=":material/edit_note:", key="examples.write"):
             runs.begin("write", {})
-    undo()
-    load(catalog)
+        load(catalog)
+        undo()
 
 
 def summary(examples: list[Example], catalog: Catalog) -> None:
@@ -61,8 +61,8 @@ def summary(examples: list[Example], catalog: Catalog) -> None:
     impossible = sum(e.call.name == catalog.reject for e in examples)
     drafts = sum(e.status == "draft" for e in examples)
     kept = sum(e.split == "test" for e in examples)
-    said = f"**{words.count(len(examples), 'example')}**: {len(examples) - impossible:,} possible requests and {impossible:,} impossible ones. "
-    said += f"{kept:,} are kept aside for testing."
+    said = f"**{words.count(len(examples), 'example')}**: {len(examples) - impossible:,} possible requests "
+    said += f"and {impossible:,} impossible ones. {kept:,} of them are kept aside for testing."
     if drafts:
         said += f" {words.count(drafts, 'draft')} will be left out of training until approved."
     st.markdown(said)
@@ -72,8 +72,8 @@ def summary(examples: list[Example], catalog: Catalog) -> None:
             [words.title(name) for name in plain[:5]] + ([f"{len(plain) - 5} more"] if len(plain) > 5 else []), "and"
         )
         st.info(
-            f"The wordings for {words.escape(named)} are plain: made from names and descriptions, not written by a person. "
-            "Rewrite some in the words your people use; the model will understand them better.",
+            f"The words for {words.escape(named)} are plain: made from names and descriptions, not by a person. "
+            "Rewrite some as your people would say them, and the model will understand people better.",
             icon=":material/info:",
         )
 
@@ -83,20 +83,20 @@ def toolbar(examples: list[Example], catalog: Catalog) -> None:
     with st.container(horizontal=True):
         if st.button("Add an example", icon=":material/add:", key="examples.add"):
             st.session_state[_ADDING] = True
+        load(catalog)
         _download(examples, catalog)
-        with st.popover("More", icon=":material/more_horiz:"):
-            st.caption("Writing anew puts fresh examples in place of all; you can undo it.")
-            if st.button("Write all anew", icon=":material/edit_note:", key="examples.rewrite"):
+        with st.popover("Write anew", icon=":material/edit_note:"):
+            st.markdown("Fresh examples take the place of all these. Those you wrote can be brought back.")
+            if st.button("Write all anew", key="examples.rewrite"):
                 runs.begin("write", {})
         undo()
-    load(catalog)
 
 
 def undo() -> None:
     """Bring back what was removed last."""
     removed = session.store().last_removed()
     if removed and st.button(
-        f"Undo: bring back {words.count(removed[1], 'example')}",
+        "Undo the last removal",
         icon=":material/undo:",
         type="tertiary",
         key="examples.undo",
@@ -108,12 +108,12 @@ def undo() -> None:
 
 def load(catalog: Catalog) -> None:
     """Add examples from a JSONL file."""
-    with st.expander("Load examples from a file", icon=":material/upload_file:"):
+    with st.popover("Load a file", icon=":material/upload_file:"):
         file = st.file_uploader(
             "JSONL file",
             type=["jsonl", "json", "txt"],
             key="examples.file",
-            help="One conversation a line, as OpenAI's fine-tuning takes it; tools and the older functions form both work.",
+            help="One conversation a line, as OpenAI's fine-tuning takes it, with tools or the older functions.",
         )
         if file is None:
             return
@@ -146,7 +146,8 @@ def _read(data: bytes, name: str, catalog: Catalog) -> list[Example]:
         wrong = problems(catalog, example.call)
         if wrong:
             raise DatasetError(
-                f"{name} was not loaded: example {number} does not fit this catalog ({wrong[0]}). Load its catalog first."
+                f"{name} was not loaded: example {number} does not fit this catalog ({wrong[0]}). "
+                "Load its catalog first."
             )
     return list({example.id: example for example in found}.values())
 
@@ -167,7 +168,8 @@ def filters(examples: list[Example], catalog: Catalog) -> Filter:
         )
         kind = st.segmented_control("Kind", ["Possible", "Impossible"], key="examples.kind")
         split = st.segmented_control("Used for", ["Training", "Testing"], key="examples.split")
-        status = st.segmented_control("State", list(STATUSES.values()), key="examples.status")
+        drafts = any(e.status == "draft" for e in examples)
+        status = st.segmented_control("State", list(STATUSES.values()), key="examples.status") if drafts else None
     return Filter(text or "", function, kind, split, status)
 
 
@@ -255,7 +257,8 @@ def _editor(example: Example | None, examples: list[Example], catalog: Catalog) 
         )
         if example:
             st.caption(
-                f"Used for {SETS.get(example.split, '')}. Written by {ORIGINS.get(example.origin, example.origin)}.".lower().capitalize()
+                f"Used for: {SETS.get(example.split, example.split)}. "
+                f"Written by: {ORIGINS.get(example.origin, example.origin)}."
             )
     with right:
         call = call_form.edit(catalog, example.call if example else None, key)

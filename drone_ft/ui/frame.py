@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -15,6 +16,7 @@ from drone_ft.ui import session, words
 
 log = logging.getLogger("drone_ft.ui")
 
+ICON = str(Path(__file__).resolve().parents[2] / "docs" / "icon.svg")
 _NOTICE = "frame.notice"
 
 
@@ -75,7 +77,7 @@ def pages() -> dict[str, list[Any]]:
 
 def sidebar() -> None:
     """The name of the app, what is loaded, and where the data stays; shows a waiting notice."""
-    st.logo(":material/flight_takeoff:", size="large", link=None)
+    st.logo(ICON, size="large")
     notice = st.session_state.pop(_NOTICE, None)
     if notice:
         st.toast(notice[0], icon=notice[1])
@@ -101,7 +103,7 @@ def empty(message: str, icon: str) -> Any:
     box = st.container(border=True, horizontal_alignment="center", gap="small")
     with box:
         st.space("small")
-        st.markdown(f"### {icon}", text_alignment="center", width="stretch")
+        st.markdown(f"# :blue[{icon}]", text_alignment="center", width="stretch")
         st.markdown(message, text_alignment="center", width="stretch")
     return box
 

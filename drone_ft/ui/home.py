@@ -44,7 +44,7 @@ def way() -> list[Stop]:
         Stop("Calls", ":material/grid_view:", "pages/permutations.py", f"{words.big(calls)} to cover", True),
         Stop("Words", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), bool(examples)),
         Stop(
-            "Training data",
+            "Data",
             ":material/dataset:",
             "pages/examples.py",
             f"{kept['train']:,} to learn from, {kept['test']:,} kept aside" if examples else "comes with the words",
@@ -71,38 +71,35 @@ def cards(stops: list[Stop]) -> None:
                 st.markdown(f"{mark} :small[{words.escape(words.first_up(stop.state))}]")
 
 
-def demo() -> None:
+def demo(stops: list[Stop]) -> None:
     """The demo: an offer, its progress, why it stopped, or its verdict."""
     run = session.store().latest_run("demo")
     if run is None:
-        _offer()
+        _offer("secondary" if stops[2].done else "primary")
     elif run.is_under_way:
         runs.watch(run)
     elif run.status == "done":
         _done(run)
     else:
-        runs.stopped(run, "Go on with the demo")
+        runs.stopped(run)
 
 
 def next_step(stops: list[Stop]) -> None:
-    """The one thing to do next, for a person who goes step by step."""
-    words_, model, verdict = stops[2], stops[4], stops[5]
-    if not words_.done:
-        _next(
-            "Write examples",
-            "pages/examples.py",
-            "Next, people's words for each call: that is what a model learns from.",
-        )
-    elif not model.done:
-        _next("Fine-tune a model", "pages/fine_tune.py", "Your examples are ready. Next, a model learns from them.")
-    elif not verdict.done:
-        _next(
-            "Compare base and tuned",
-            "pages/evaluate.py",
-            "A model is trained. Next, see whether it is better than before.",
-        )
+    """The one thing to do next, for a person who goes step by step; nothing while the demo does it."""
+    run = session.store().latest_run("demo")
+    if run and run.is_under_way:
+        return
+    said, model, verdict = stops[2].done, stops[4].done, stops[5].done
+    look = "primary" if (run.status == "done" if run else said) else "secondary"
+    if not said:
+        why = "Or go step by step. First come people's words for each call: that is what a model learns from."
+        _next("Write examples", "pages/examples.py", why, look)
+    elif not model:
+        _next("Fine-tune a model", "pages/fine_tune.py", "Your examples are ready. Next, a model learns them.", look)
+    elif not verdict:
+        _next("Compare the models", "pages/evaluate.py", "A model is trained. Next, see whether it got better.", look)
     else:
-        _next("Try both models", "pages/playground.py", "Ask base and tuned model something in your own words.")
+        _next("Try both models", "pages/playground.py", "Ask base and tuned model in your own words.", look)
 
 
 def newest_report() -> Report | None:
@@ -111,12 +108,12 @@ def newest_report() -> Report | None:
     return found[0] if found else None
 
 
-def _offer() -> None:
+def _offer(look: str) -> None:
     with st.container(border=True):
         st.subheader("See it work first", anchor=False)
         st.markdown(
-            "The demo teaches a small language model to control a drone: it lists every command, writes people's words for each, "
-            "trains the model on them, and then asks the model before and after training the same unseen requests."
+            "The demo teaches a small language model to control a drone. It lists every command, writes people's words "
+            "for each, trains the model on them, and then compares it with the untrained model on unseen requests."
         )
         minutes = models.training_time(DEMO_EXAMPLES, DEMO["epochs"])
         st.markdown(
@@ -124,7 +121,7 @@ def _offer() -> None:
             ":material/computer: The model is real and runs on this computer  \n"
             ":material/lock: No key is needed, and nothing leaves this computer"
         )
-        _start("Run the demo", "primary")
+        _start("Run the demo", look)
 
 
 def _done(run: work.Run) -> None:
@@ -154,11 +151,10 @@ def _start(label: str, look: str) -> None:
         )
 
 
-def _next(label: str, page: str, why: str) -> None:
+def _next(label: str, page: str, why: str, look: str) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.markdown(why, width="content")
-        first = session.store().latest_run("demo") is None
-        if st.button(label, type="secondary" if first else "primary", icon=":material/arrow_forward:", key="home.next"):
+        if st.button(label, type=look, icon=":material/arrow_forward:", key="home.next"):
             st.switch_page(page)
 
 
@@ -166,7 +162,7 @@ def _words(examples: list[Example], reject: str | None) -> str:
     if not examples:
         return "none written yet"
     impossible = sum(e.call.name == reject for e in examples)
-    return f"{len(examples) - impossible:,} requests, {impossible:,} impossible ones"
+    return f"{len(examples) - impossible:,} possible, {impossible:,} impossible"
 
 
 def _score(report: Report | None) -> str:

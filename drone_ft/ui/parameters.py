@@ -30,7 +30,10 @@ def rows(parameters: dict[str, Any], path: tuple[str, ...] = ()) -> list[Row]:
     for name, schema in parameters.get("properties", {}).items():
         shape = _merged(name, schema, cases)
         here = (*path, name)
-        found.append(Row(here, words.takes(shape), needed(name, cases), shape.get("description", "")))
+        when = needed(name, cases)
+        if path and when == "always":
+            when = f"with {path[-1]}"
+        found.append(Row(here, words.takes(shape), when, shape.get("description", "")))
         if shape.get("type") == "object":
             found += rows(shape, here)
     return found
@@ -85,5 +88,4 @@ def _merged(name: str, schema: Any, cases: list[dict[str, Any]]) -> dict[str, An
     """A parameter's schema with local references resolved, as the cases show it, and all its choices."""
     shapes = [case["properties"][name] for case in cases if name in case.get("properties", {})]
     own = schema if isinstance(schema, dict) else {}
-    shape = {**(shapes[0] if shapes else {}), **{key: own[key] for key in own if key != "$ref"}}
-    return shape
+    return {**(shapes[0] if shapes else {}), **{key: own[key] for key in own if key != "$ref"}}

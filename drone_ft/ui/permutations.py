@@ -25,18 +25,19 @@ def counts(catalog: Catalog) -> dict[str, int]:
     found = permutations.count_catalog(catalog)
     total = sum(found.values())
     st.markdown(
-        f"**{words.big(total)} calls** of {words.count(len(found), 'function')}. "
+        f"**{words.big(total)} calls** across {words.count(len(found), 'function')}. "
         "A value that can be anything in a range, such as a height, counts once."
     )
     none = [words.title(name) for name, number in found.items() if number == 0]
     if none:
         st.warning(
-            f"No call is possible for {words.listed(none, 'and')}: their schemas contradict themselves. Mend them in the catalog.",
+            f"No call is possible for {words.listed(none, 'and')}: what they ask for contradicts itself. "
+            "Mend them in the catalog.",
             icon=":material/warning:",
         )
     most = max(found, key=lambda name: found[name]) if found else ""
     st.plotly_chart(
-        charts.calls_per_function(found),
+        charts.calls_per_function(found, words.title),
         key="permutations.chart",
         config={"displayModeBar": False},
         alt=f"Calls per function, most for {words.title(most)}",
@@ -77,7 +78,8 @@ def listing(catalog: Catalog, function: Function | None, text: str, found: dict[
         shown += permutations.sample(one, MOST_LISTED if function else share, 0) if many else permutations.iterate(one)
     if sampled:
         st.caption(
-            f"There are too many to list. These are {len(shown):,}, drawn evenly; the download holds up to {MOST_DOWNLOADED:,}."
+            f"There are too many to list. These are {len(shown):,}, drawn evenly; "
+            f"the download holds up to {MOST_DOWNLOADED:,}."
         )
     return [call for call in shown if text.lower() in f"{call.sentence()} {call.key}".lower()]
 
@@ -91,7 +93,7 @@ def browse(calls: list[CallTemplate], view: str) -> None:
     pages = -(-len(calls) // ON_A_PAGE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.caption(words.count(len(calls), "call"), width="content")
-        page = st.pagination(pages, key=f"permutations.page.{pages}") if pages > 1 else 1
+        page = st.pagination(pages, key=f"permutations.page.{pages}", max_visible_pages=None) if pages > 1 else 1
     part = calls[(page - 1) * ON_A_PAGE : page * ON_A_PAGE]
     with slot:
         if view == "JSON":
@@ -101,14 +103,22 @@ def browse(calls: list[CallTemplate], view: str) -> None:
                 wrap_lines=True,
             )
         else:
-            rows = [{"Function": words.title(call.function), "Call": call.sentence()} for call in part]
+            rows = [{"Function": words.title(call.function), "Call": _said(call)} for call in part]
             st.dataframe(
                 rows,
                 hide_index=True,
                 height="content",
                 alt="Calls as sentences",
-                column_config={"Call": st.column_config.TextColumn(width="large")},
+                column_config={
+                    "Function": st.column_config.TextColumn(width="small"),
+                    "Call": st.column_config.TextColumn(width="large"),
+                },
             )
+
+
+def _said(call: CallTemplate) -> str:
+    """A call's sentence without its function's name, which has a column of its own."""
+    return call.sentence().removeprefix(f"{call.function}: ")
 
 
 def download(catalog: Catalog, function: Function | None, name: str) -> None:

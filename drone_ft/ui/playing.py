@@ -33,8 +33,9 @@ def request(catalog: Catalog) -> str | None:
             "Your request", key=_TEXT, placeholder="What should be done? Write it as you would say it."
         )
         asked = st.form_submit_button("Ask", type="primary", icon=":material/send:")
-    suggested = st.pills("Or try one of these", suggestions(catalog), key="playing.suggestion", on_change=_take)
-    del suggested
+    offered = suggestions(catalog)
+    if offered:
+        st.pills("Or try one of these", offered, key="playing.suggestion", on_change=_take)
     if asked and not (text or "").strip():
         st.error("Write a request first, then ask.", icon=":material/error:")
     pressed = asked or st.session_state.pop("playing.now", False)
@@ -44,11 +45,15 @@ def request(catalog: Catalog) -> str | None:
 def suggestions(catalog: Catalog) -> list[str]:
     """A few requests of different functions from the examples kept aside, one of them impossible."""
     kept = [e for e in session.store().examples() if e.split == "test"]
-    by_function = {e.call.name: e.prompt for e in kept if e.call.name != catalog.reject}
-    impossible = [e.prompt for e in kept if e.call.name == catalog.reject]
+    # The tidy ones first: a suggestion is read before it is asked.
+    kept.sort(key=lambda e: not (e.prompt[:1].isupper() and 15 < len(e.prompt) < 60))
+    by_function: dict[str, str] = {}
+    for example in kept:
+        by_function.setdefault(example.call.name, example.prompt)
+    impossible = [by_function.pop(catalog.reject)] if catalog.reject in by_function else []
     possible = list(by_function.values())
     step = max(1, len(possible) // (SUGGESTIONS - 1))
-    return possible[::step][: SUGGESTIONS - 1] + impossible[:1]
+    return possible[::step][: SUGGESTIONS - 1] + impossible
 
 
 def _take() -> None:
@@ -59,30 +64,25 @@ def _take() -> None:
         st.session_state["playing.now"] = True
 
 
-def choose() -> list[str]:
-    """The models to ask, the base first."""
+def answers(catalog: Catalog, prompt: str | None) -> None:
+    """The models beside each other, each with its answer to the last request; asks them when there is one."""
     tuned = models.tuned()
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        base = st.selectbox("Base model", models.bases(), key="playing.base", width=300)
-        if not tuned:
-            return [base]
-        model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned", width=300)
-    return [base, model]
-
-
-def answers(catalog: Catalog, asked: list[str], prompt: str | None) -> None:
-    """Ask when there is something to ask, and show the last answers beside each other."""
+    slot = st.container()
+    left, right = st.columns(2)
+    asked = [left.selectbox("Base model", models.bases(), key="playing.base")]
+    if tuned:
+        asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
     if prompt:
-        with st.spinner("Asking. The first answer takes a few seconds longer, while the model is loaded …"):
+        with slot, st.spinner("Asking. The first answer takes a few seconds longer, while the model is loaded …"):
             client = endpoints.client(endpoints.local_endpoint())
-            st.session_state[_ASKED] = [(model, _ask(client, model, catalog, prompt)) for model in asked]
-    last: list[tuple[str, Answer]] = st.session_state.get(_ASKED, [])
-    if not last:
-        return
-    st.markdown(f"**“{words.escape(last[0][1].prompt)}”**")
-    for place, (index, (model, given)) in zip(st.columns(len(last)), enumerate(last), strict=True):
+            st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model in asked}
+    last: dict[str, Answer] = st.session_state.get(_ASKED, {})
+    for place, model, role in zip((left, right), asked, ("base", "tuned"), strict=False):
         with place.container(border=True, height="stretch"):
-            _answer(catalog, model, given, "Tuned" if index else "Base")
+            if model in last:
+                _answer(catalog, last[model], role)
+            else:
+                st.caption("Its answer appears here.")
 
 
 def _ask(client: object, model: str, catalog: Catalog, prompt: str) -> Answer:
@@ -92,8 +92,9 @@ def _ask(client: object, model: str, catalog: Catalog, prompt: str) -> Answer:
         return Answer(prompt, None, error=str(error))
 
 
-def _answer(catalog: Catalog, model: str, given: Answer, role: str) -> None:
-    st.caption(f"{role}: {words.escape(models.name(model))}")
+def _answer(catalog: Catalog, given: Answer, role: str) -> None:
+    """One answer: what was asked, what the model would do, and how long it took."""
+    st.caption(f"“{words.escape(given.prompt)}”")
     if given.error:
         st.error(words.escape(given.error), icon=":material/error:")
         return
@@ -107,7 +108,7 @@ def _answer(catalog: Catalog, model: str, given: Answer, role: str) -> None:
         st.subheader(words.title(given.call.name), anchor=False, icon=":material/bolt:")
         fields = {words.title(name): words.escape(words.value(value)) for name, value in given.call.arguments.items()}
         if fields:
-            st.table(fields, border="horizontal", alt=f"Values of the call by the {role.lower()} model")
+            st.table(fields, border="horizontal", alt=f"Values of the call by the {role} model")
         wrong = problems(catalog, given.call)
         if wrong:
             st.warning(

@@ -74,11 +74,9 @@ def bars(report: Report) -> None:
 def by_function(report: Report) -> None:
     """How often each function was called exactly right."""
     st.subheader("Each function", anchor=False)
-    st.caption(
-        "How often the right call was made with the right values. An open dot is the base model, a full one the tuned model."
-    )
+    st.caption("How often the right call was made, with the right values; the weakest first.")
     st.plotly_chart(
-        charts.accuracy_by_function(report),
+        charts.accuracy_by_function(report, words.title),
         key=f"reports.functions.{report.id}",
         config=_CHART,
         alt="Share of requests answered exactly right, per function, base and tuned",
@@ -107,7 +105,10 @@ def differences(report: Report) -> None:
         shown,
         hide_index=True,
         alt="Requests to which base and tuned model gave different answers",
-        column_config={"Request": st.column_config.TextColumn(width="large")},
+        column_config={
+            "Request": st.column_config.TextColumn(width=240, pinned=True),
+            **dict.fromkeys(("Right answer", "Base", "Tuned"), st.column_config.TextColumn(width=180)),
+        },
     )
 
 

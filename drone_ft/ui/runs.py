@@ -41,30 +41,31 @@ def under_way(*kinds: str) -> work.Run | None:
 
 
 def watch(run: work.Run) -> None:
-    """The steps of a run under way, kept up to date every second; shows the page anew when it is over."""
-    st.fragment(_watch, run_every="1s")(run.id)
+    """The steps of a run under way, kept up to date every second; shows the page anew after each step."""
+    st.fragment(_watch, run_every="1s")(run.id, _done(run))
 
 
-def stopped(run: work.Run, again: str = "Try again") -> None:
+def stopped(run: work.Run) -> None:
     """A run that failed or was cancelled: what happened, how far it came, and the button that goes on."""
-    if run.status == "failed":
-        st.error(words.escape(run.error or "The work failed and left no word why. Try again."), icon=":material/error:")
-    else:
-        st.warning(f"{_NAMES[run.kind]} was cancelled. What was finished is kept.", icon=":material/pause_circle:")
-    if st.button(again, type="primary", icon=":material/refresh:", key=f"runs.again.{run.kind}"):
-        begin(run.kind, run.settings)
-    with st.expander("How far it came", icon=":material/checklist:"):
+    failed = run.status == "failed"
+    with st.container(border=True):
+        st.subheader(f"{_NAMES[run.kind]} {'has stopped' if failed else 'was cancelled'}", anchor=False)
+        if failed:
+            st.error(words.escape(run.error or "It left no word why."), icon=":material/error:")
         steps(run)
+        st.caption("What is finished is kept and not done again. A training that was broken off begins anew.")
+        label = "Try again" if failed else "Start again"
+        if st.button(label, type="primary", icon=":material/refresh:", key=f"runs.again.{run.kind}"):
+            begin(run.kind, run.settings)
 
 
 def steps(run: work.Run) -> None:
     """Every step with its state, and a bar with the time left for the one that runs."""
     for step in run.steps:
-        note = f" :gray[{words.escape(words.first_up(step.note))}]" if step.note else ""
-        st.markdown(
-            f"{_ICONS.get(step.status, _ICONS['waiting'])} {'**' if step.status == 'running' else ''}{step.title}{'**' if step.status == 'running' else ''}{note}"
-        )
-        if step.status == "running" and step.total:
+        note = f" :gray[·  {words.escape(step.note)}]" if step.note else ""
+        title = f"**{step.title}**" if step.status == "running" else step.title
+        st.markdown(f"{_ICONS.get(step.status, _ICONS['waiting'])} {title}{note}")
+        if run.is_under_way and step.status == "running" and step.total:
             st.progress(min(1.0, step.done / step.total), text=_pace(step))
 
 
@@ -77,10 +78,10 @@ def sidebar_status() -> None:
 
 
 @frame.guarded
-def _watch(run_id: str) -> None:
+def _watch(run_id: str, done: int) -> None:
     store = session.store()
     run = store.run(run_id)
-    if run is None or not run.is_under_way:
+    if run is None or not run.is_under_way or _done(run) != done:
         st.rerun()
         return
     stopping = store.is_cancel_requested(run_id)
@@ -94,12 +95,16 @@ def _watch(run_id: str) -> None:
                 work.cancel(store, run_id)
                 st.rerun(scope="fragment")
         st.caption(
-            f"Started {words.duration(time.time() - run.created)} ago. You may close or reload this tab: the work goes on."
+            f"Started {words.duration(time.time() - run.created)} ago. You may close this tab: the work goes on."
         )
         steps(run)
         if not run.steps:
             st.caption("Getting ready …")
-    _learning(run)
+        _learning(run)
+
+
+def _done(run: work.Run) -> int:
+    return sum(step.status == "done" for step in run.steps)
 
 
 def _learning(run: work.Run) -> None:
@@ -135,7 +140,6 @@ def _status(run_id: str) -> None:
         run = session.store().run(run_id)
         if run is None:
             return
-        done = [step for step in run.steps if step.status == "done"]
         said = {"done": "has finished", "failed": "has stopped", "cancelled": "was cancelled"}.get(
             run.status, "is running"
         )
@@ -145,7 +149,7 @@ def _status(run_id: str) -> None:
             icon=":material/progress_activity:" if run.is_under_way else ":material/flag:",
         )
         if run.is_under_way and run.steps:
-            st.progress(_overall(run), text=f"Step {min(len(done) + 1, len(run.steps))} of {len(run.steps)}")
+            st.progress(_overall(run), text=f"Step {min(_done(run) + 1, len(run.steps))} of {len(run.steps)}")
 
 
 def _overall(run: work.Run) -> float:

@@ -22,7 +22,7 @@ def empty(ready: list[Example]) -> None:
         else f"There are only {words.count(len(ready), 'approved example')}"
     )
     box = frame.empty(
-        f"**Nothing to learn from yet**  \n{said}; training needs at least {LEAST_EXAMPLES}.",
+        f"**Too few examples to learn from**  \n{said}; training needs at least {LEAST_EXAMPLES}.",
         ":material/model_training:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
@@ -30,7 +30,7 @@ def empty(ready: list[Example]) -> None:
             st.switch_page("pages/examples.py")
 
 
-def settings(ready: list[Example]) -> None:
+def settings(ready: list[Example], first: bool) -> None:
     """Model, epochs and name, how long it will take, and the button that starts."""
     learning = sum(example.split != "test" for example in ready)
     with st.container(border=True):
@@ -40,7 +40,7 @@ def settings(ready: list[Example]) -> None:
                 models.bases(),
                 key="tuning.model",
                 width=300,
-                help="The model to train. To use another one, start the app with DRONE_FT_MODEL set to its folder or hub id.",
+                help="To train another one, start the app with DRONE_FT_MODEL set to its folder or hub id.",
             )
             epochs = st.number_input(
                 "Epochs",
@@ -49,7 +49,7 @@ def settings(ready: list[Example]) -> None:
                 3,
                 key="tuning.epochs",
                 width=140,
-                help="How many times the model reads all examples. Three is a good start; more is slower, and may teach it by heart.",
+                help="How many times the model reads all examples. More is slower, and may teach it by heart.",
             )
             suffix = st.text_input(
                 "Name",
@@ -60,29 +60,30 @@ def settings(ready: list[Example]) -> None:
                 help="Part of the tuned model's name, so that you find it again.",
             )
         st.markdown(
-            f":material/forum: {words.count(learning, 'example')} to learn from, {len(ready) - learning:,} kept aside to measure with  \n"
+            f":material/forum: Learns from {words.count(learning, 'example')}; {len(ready) - learning:,} are kept aside  \n"
             f":material/schedule: About {models.training_time(learning, int(epochs))} on this computer  \n"
             ":material/lock: Nothing leaves this computer, and nothing is paid for"
         )
-        if st.button("Start training", type="primary", icon=":material/play_arrow:", key="tuning.start"):
+        if st.button(
+            "Start training", type="primary" if first else "secondary", icon=":material/play_arrow:", key="tuning.start"
+        ):
             runs.begin("tune", {"model": model, "epochs": int(epochs), "suffix": "-".join((suffix or "").split())})
 
 
-def outcome() -> None:
-    """How the newest training ended: a way on, or why it stopped."""
+def outcome() -> bool:
+    """How the newest training ended: a way on, or why it stopped. Whether there is one."""
     last = session.store().latest_run("tune")
     if last is None:
-        return
+        return False
     if last.status in ("failed", "cancelled"):
-        runs.stopped(last, "Go on with the training" if last.status == "cancelled" else "Try again")
+        runs.stopped(last)
     elif last.status == "done":
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(
-                f":green[:material/check_circle:] **{words.escape(models.name(last.result.get('model', '')))}** is trained and ready.",
-                width="content",
-            )
-            if st.button("Compare it with the base", icon=":material/balance:", key="tuning.compare"):
+            name = words.escape(models.name(last.result.get("model", "")))
+            st.markdown(f":green[:material/check_circle:] **{name}** is trained and ready.", width="content")
+            if st.button("Compare it with the base", type="primary", icon=":material/balance:", key="tuning.compare"):
                 st.switch_page("pages/evaluate.py")
+    return True
 
 
 def past() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from drone_ft import schema_words
 from drone_ft.catalog import Call
 
+# Read as letters wherever they stand in a code name.
+_LETTERS = ("led", "gps", "sos", "usb", "id", "url", "api", "tv", "ac", "sms")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~$:!-])")
 
 
@@ -20,8 +22,8 @@ def escape(text: str) -> str:
 def title(name: str) -> str:
     """A code name as words: takeoff_drone → Takeoff drone."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").replace("-", " ").replace(".", " ")
-    spaced = spaced.strip()
-    return first_up(spaced) or name
+    spoken = [word.upper() if word.lower() in _LETTERS else word for word in spaced.split()]
+    return first_up(" ".join(spoken)) or name
 
 
 def first_up(text: str) -> str:
@@ -102,7 +104,7 @@ def takes(schema: dict[str, Any]) -> str:
     if sort == "null":
         return "nothing"
     if sort == "object":
-        return "a group of values" if schema.get("properties") else "any group of values"
+        return listed(list(schema.get("properties", {})), "and") or "any group of values"
     if sort == "array" and isinstance(schema.get("items"), dict):
         return f"{schema_words.blank(schema).removeprefix('any ')}, each {takes(schema['items'])}".replace(
             "list", "a list", 1
