@@ -139,9 +139,7 @@ def read_catalog(path: Path | str) -> Catalog:
         raise CatalogError(f"There is no catalog file {path}. Check the path and try again.") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CatalogError(
-            f"The catalog file {path} cannot be read: {reason}. Choose another file."
-        ) from error
+        raise CatalogError(f"The catalog file {path} cannot be read: {reason}. Choose another file.") from error
     except UnicodeDecodeError as error:
         raise CatalogError(
             f"The catalog file {path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}. "
@@ -172,9 +170,7 @@ def _json(text: str, name: str) -> object:
             "Mend that place and load it again."
         ) from error
     except RecursionError as error:
-        raise CatalogError(
-            f"The catalog file {name} is nested too deep to read. Choose another file."
-        ) from error
+        raise CatalogError(f"The catalog file {name} is nested too deep to read. Choose another file.") from error
 
 
 def parse_catalog(data: object, name: str) -> Catalog:
@@ -226,9 +222,7 @@ def _entries(data: object, name: str) -> tuple[list[object], dict[str, Any]]:
 def _function(entry: object, position: int, catalog: str) -> Function:
     """One function, bare or inside a `tools` entry."""
     where = f"catalog '{catalog}', function number {position}"
-    body = (
-        entry.get("function", entry) if isinstance(entry, dict) and entry.get("type") == "function" else entry
-    )
+    body = entry.get("function", entry) if isinstance(entry, dict) and entry.get("type") == "function" else entry
     if not isinstance(body, dict):
         raise _refusal(where, schema_words.show(body), "an object with name, description and parameters")
     name, description = body.get("name"), body.get("description", "")
@@ -275,7 +269,5 @@ def _default_prompt(reject: str | None) -> str:
     """The system prompt for a catalog that brings none."""
     prompt = "Given a command or request from the user, call one of your functions to complete the request."
     if reject:
-        prompt += (
-            f" If the request cannot be completed by your available functions, or is unclear, call {reject}."
-        )
+        prompt += f" If the request cannot be completed by your available functions, or is unclear, call {reject}."
     return prompt

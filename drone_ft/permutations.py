@@ -66,11 +66,7 @@ class CallTemplate:
         leaves = _leaves(self.fixed)
         words = []
         for path in dict.fromkeys([*self.order, *leaves, *self.blanks]):
-            value = (
-                schema_words.blank(self.blanks[path])
-                if path in self.blanks
-                else schema_words.plain(leaves[path])
-            )
+            value = schema_words.blank(self.blanks[path]) if path in self.blanks else schema_words.plain(leaves[path])
             words.append(f"{' '.join(path)} is {value}")
         return f"{self.function}: " + (", ".join(words) or "no arguments")
 
@@ -250,9 +246,7 @@ def _of_object(parameters: Schema) -> _Joint:
 
 def _of_plain_object(option: Schema) -> _Record:
     required = option.get("required", [])
-    return _Record(
-        [(name, _of_value(rules), name not in required) for name, rules in option["properties"].items()]
-    )
+    return _Record([(name, _of_value(rules), name not in required) for name, rules in option["properties"].items()])
 
 
 def _of_value(rules: Schema | bool) -> _Space:
@@ -287,9 +281,7 @@ def _finite(items: Schema) -> list[Any]:
     """The values of list items that are finitely many scalars; [] if they are not."""
     if not {"enum", "const", *CONDITIONS} & items.keys() and items.get("type") not in ("boolean", "null"):
         return []
-    spaces = [
-        _of_piece(piece) for piece in schema.pieces(items) if piece.get("type") not in ("object", "array")
-    ]
+    spaces = [_of_piece(piece) for piece in schema.pieces(items) if piece.get("type") not in ("object", "array")]
     values = [value for space in spaces if isinstance(space, _Choice) for value in space.values]
     whole = len(spaces) == len(schema.pieces(items))
     return values if whole and not any(isinstance(value, _Blank) for value in values) else []

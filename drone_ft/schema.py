@@ -69,9 +69,7 @@ def pieces(schema: Schema | bool) -> list[Schema]:
     if isinstance(schema, bool):
         return [{}] if schema else []
     schema = inline(schema)
-    if isinstance(schema.get("type"), str) and not any(
-        word in schema for word in ("enum", "const", *CONDITIONS)
-    ):
+    if isinstance(schema.get("type"), str) and not any(word in schema for word in ("enum", "const", *CONDITIONS)):
         return [schema]
     notes = {word: schema[word] for word in NOTES if word in schema}
     try:
@@ -154,11 +152,7 @@ def _inlined(schema: Schema | bool, root: Schema, trail: tuple[str, ...]) -> Sch
     if found is None or reference in trail:
         raise CatalogError(
             f"The reference {reference} "
-            + (
-                "leads back to itself, so its calls never end. "
-                if found is not None
-                else "points at nothing. "
-            )
+            + ("leads back to itself, so its calls never end. " if found is not None else "points at nothing. ")
             + "Write out what it stands for."
         )
     there = _inlined(found, root, (*trail, reference))
@@ -190,9 +184,7 @@ def _mentioned(schema: Schema | bool, everything: list[str]) -> list[str]:
     """The names of the properties a condition looks at or changes."""
     if not isinstance(schema, dict):
         return []
-    if any(
-        word in schema for word in ("additionalProperties", "minProperties", "maxProperties", "enum", "const")
-    ):
+    if any(word in schema for word in ("additionalProperties", "minProperties", "maxProperties", "enum", "const")):
         return everything
     names = [*schema.get("properties", {}), *schema.get("required", [])]
     for name, needs in schema.get("dependentRequired", {}).items():
@@ -233,9 +225,7 @@ def _options(root: Schema, names: list[str], conditions: list[Schema]) -> list[S
     """One group's disjoint plain object schemas."""
     alone: Schema = {
         "type": "object",
-        "properties": {
-            name: root["properties"][name] for name in names if name in root.get("properties", {})
-        },
+        "properties": {name: root["properties"][name] for name in names if name in root.get("properties", {})},
         "required": [name for name in root.get("required", []) if name in names],
     }
     if "additionalProperties" in root:
@@ -252,9 +242,7 @@ def _options(root: Schema, names: list[str], conditions: list[Schema]) -> list[S
                 "Use fewer or simpler conditions."
             )
     shapes = sorted((piece for piece in done if isinstance(piece, Shape)), key=place)
-    if (
-        root.get("unevaluatedProperties") is False
-    ):  # unlike additionalProperties, it knows what the branches declare
+    if root.get("unevaluatedProperties") is False:  # unlike additionalProperties, it knows what the branches declare
         shapes = [replace(shape, closed=True) for shape in shapes]
     first = base[0] if base and isinstance(base[0], Shape) else Shape({}, False, {})
     return [written_shape(shape, alone, first) for shape in shapes]
@@ -276,9 +264,7 @@ def _united(root: Schema, order: list[str], options: Iterable[Schema]) -> Schema
     }
     done = {"type": "object", **done}
     if properties or "properties" in root:
-        done["properties"] = {
-            name: _plain(properties[name]) for name in dict.fromkeys(order) if name in properties
-        }
+        done["properties"] = {name: _plain(properties[name]) for name in dict.fromkeys(order) if name in properties}
     if required or "required" in root:
         done["required"] = [name for name in dict.fromkeys(order) if name in required]
     if closed:

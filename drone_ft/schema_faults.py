@@ -53,9 +53,7 @@ def _references(schema: object, path: tuple[str, ...], root: Schema) -> Iterator
         return
     reference = schema.get("$ref")
     if reference is not None and (not isinstance(reference, str) or target(reference, root) is None):
-        yield Fault(
-            path, f"$ref {show(reference)}", "a reference into the same schema, such as '#/$defs/point'"
-        )
+        yield Fault(path, f"$ref {show(reference)}", "a reference into the same schema, such as '#/$defs/point'")
     for place, inner in _inside(schema, path):
         yield from _references(inner, place, root)
 
@@ -86,9 +84,7 @@ def _faults(schema: object, path: tuple[str, ...], declaring: list[Schema]) -> I
     yield from _type_faults(schema, path)
     yield from _bound_faults(schema, path)
     if not isinstance(schema.get("properties", {}), dict):
-        yield Fault(
-            path, f"properties that are {show(schema['properties'])}", "an object of names and schemas"
-        )
+        yield Fault(path, f"properties that are {show(schema['properties'])}", "an object of names and schemas")
         return
     if declaring:
         yield from _name_faults(schema, path, declaring)

@@ -264,20 +264,19 @@ def _span(words: Schema, low: str, high: str) -> tuple[tuple[float, int], tuple[
 
 
 def place(shape: Shape) -> list[int]:
-    """Sorting key: absent before present, then by the place of the first value."""
-    return [
-        min((p.ranked[0][0] if isinstance(p, Values) else 0 for p in field.pieces), default=-1)
-        for field in shape.fields.values()
-    ]
+    """Sorting key: fields that may be absent first, then by the place of the first value."""
+    return [_first(field) if field.needed else -1 for field in shape.fields.values()]
+
+
+def _first(field: Field) -> int:
+    return min((p.ranked[0][0] if isinstance(p, Values) else 0 for p in field.pieces), default=0)
 
 
 def written_shape(shape: Shape, source: Schema, base: Shape) -> Schema:
     """A shape as a schema; fields that no condition changed keep the schema they came with."""
     properties: Schema = {}
     for name, field in shape.fields.items():
-        unchanged = (
-            name in source["properties"] and name in base.fields and base.fields[name].pieces == field.pieces
-        )
+        unchanged = name in source["properties"] and name in base.fields and base.fields[name].pieces == field.pieces
         if unchanged:
             properties[name] = source["properties"][name]
         elif field.pieces:

@@ -24,21 +24,16 @@ def show(value: object, limit: int = 80) -> str:
 
 def violations(parameters: Schema, arguments: object) -> list[str]:
     """What is wrong with arguments against their schema, one sentence each; [] if nothing is."""
+    if Draft202012Validator(parameters).is_valid(arguments):
+        return []
     spelled = _spelled(inline(parameters))
-    errors = sorted(
-        Draft202012Validator(spelled).iter_errors(arguments), key=lambda e: [str(s) for s in e.path]
-    )
-    conditions = [_condition(error, spelled, arguments) for error in errors]
-    broken = [
-        name for error, names in zip(errors, conditions, strict=True) if not names for name in _blamed(error)
-    ]
-    found = [
-        sentence
-        for error, names in zip(errors, conditions, strict=True)
-        if not any(name in broken for name in names)  # mend what the condition looks at first
-        for sentence in _sentences(error, spelled, arguments)
-    ]
-    return list(dict.fromkeys(found))
+    errors = sorted(Draft202012Validator(spelled).iter_errors(arguments), key=lambda e: [str(s) for s in e.path])
+    looked_at = [_condition(error, spelled, arguments) for error in errors]
+    broken = [name for error, seen in zip(errors, looked_at, strict=True) if not seen for name in _blamed(error)]
+    # What a condition looks at is mended first: only then is it known whether the condition applies.
+    telling = [e for e, seen in zip(errors, looked_at, strict=True) if not any(name in broken for name in seen)]
+    found = [sentence for error in telling for sentence in _sentences(error, spelled, arguments)]
+    return list(dict.fromkeys(found)) or [error.message for error in errors]
 
 
 def _blamed(error: Any) -> list[str]:
@@ -68,9 +63,7 @@ def _sentences(error: Any, parameters: Schema, arguments: object) -> list[str]:
         missing = next((name for name in limit if error.message.startswith(repr(name))), limit[0])
         return [f"{inside}{missing} is missing" + (f", needed with {because}" if because else "")]
     if word == "dependentRequired":
-        pairs = [
-            (has, name) for has, needs in limit.items() if has in value for name in needs if name not in value
-        ]
+        pairs = [(has, name) for has, needs in limit.items() if has in value for name in needs if name not in value]
         return [f"{inside}{name} is missing, needed with {inside}{has}" for has, name in pairs]
     if word == "additionalProperties" and limit is False:
         known = list(error.schema.get("properties", {}))
@@ -179,9 +172,7 @@ def _named(values: dict[str, Any]) -> str:
     """Names and values in words: "mode video and no duration"."""
     words = []
     for name, value in values.items():
-        words.append(
-            f"no {name}" if value is _ABSENT else name if value is _PRESENT else f"{name} {plain(value)}"
-        )
+        words.append(f"no {name}" if value is _ABSENT else name if value is _PRESENT else f"{name} {plain(value)}")
     return " and ".join(words)
 
 
