@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import math
 import secrets
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from drone_ft.errors import DroneFTError
+from drone_ft.errors import CatalogError, DroneFTError
 from drone_ft.local.engine import UnknownModel
 from drone_ft.local.prompt import PromptError
 
-log = logging.getLogger(__name__)
 Json = dict[str, Any]
 Item = TypeVar("Item")
 ALPHABET = string.ascii_letters + string.digits
@@ -71,13 +69,14 @@ def refusal(error: Exception) -> ApiError:
         return error
     if isinstance(error, PromptError):
         return bad(str(error), error.param, "invalid_value")
+    if isinstance(error, CatalogError):
+        return bad(str(error), "tools", "invalid_function_parameters")
     if isinstance(error, UnknownModel):
         return ApiError(404, str(error), param="model", code="model_not_found")
     if isinstance(error, OSError):
         return disk_error(error)
     if isinstance(error, DroneFTError):
         return ApiError(500, str(error), type="server_error")
-    log.error("A request failed", exc_info=error)
     message = f"The server failed while answering: {type(error).__name__}: {error}. What it was doing is in its log."
     return ApiError(500, message, type="server_error")
 

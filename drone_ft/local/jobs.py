@@ -91,6 +91,8 @@ class JobStore:
         self._folder = folder.resolve()
         self.changed = threading.Condition(threading.RLock())
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*/.*.tmp"):
+            leftover.unlink(missing_ok=True)
         read = [_read(path) for path in folder.glob("*/record.json")]
         known = sorted((job for job in read if job), key=lambda job: job.number)
         self._jobs = {job.id: job for job in known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from drone_ft.local.batching import Answer, Batcher
 from drone_ft.local.chat import Chat
 from drone_ft.local.prompt import ChatRequest
 
+log = logging.getLogger(__name__)
 PIECE = 24
 """Characters of a call's arguments in one streamed chunk."""
 
@@ -115,6 +117,7 @@ async def text_events(chat: Chat, texts: Sequence[Text]) -> AsyncIterator[str]:
         for last in chunk.end(answers):
             yield last
     except Exception as error:
+        log.warning("A streamed answer broke off", exc_info=error)
         yield event(refusal(error).body())
     finally:
         for text in texts:

@@ -24,7 +24,7 @@ from drone_ft.local.batching import Answer, Batcher, Engine
 from drone_ft.local.chat import Chat, read_chat
 from drone_ft.local.files import FileStore
 from drone_ft.local.job_checks import read_settings
-from drone_ft.local.jobs import UNDER_WAY, JobStore
+from drone_ft.local.jobs import UNDER_WAY, JobStore, trained_settings
 from drone_ft.local.runner import Runner
 
 PURPOSES = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
@@ -37,6 +37,8 @@ class Routes:
         self, engine: Engine, workspace: Path, command: Sequence[str], fewest_examples: int, grace: float
     ) -> None:
         self.folder = (workspace / "engine").resolve()
+        for leftover in self.folder.glob("deleted-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         self.engine = engine
         self.batcher = Batcher(engine)
         self.files = FileStore(self.folder / "files")
@@ -80,7 +82,7 @@ class Routes:
                 403, f"{id} is the base model and cannot be deleted.", param="model", code="model_not_deletable"
             )
         folder = self.models / id.rsplit(":", 1)[-1]
-        if not folder.is_dir():
+        if trained_settings(folder).get("id") != id:
             message = f"{id} was not trained by this server; delete its folder in {self.models} by hand."
             raise ApiError(403, message, param="model", code="model_not_deletable")
         self.engine.forget(id)

@@ -87,6 +87,8 @@ def serve(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder), _listen(host, port) as listener:
+            # Bars that show a model being loaded would fill the log; whoever reads it wants the last sentence.
+            os.environ.setdefault("TQDM_DISABLE", "1")
             from drone_ft.local.engine import Engine as LocalEngine
 
             app = create_app(LocalEngine(folder / "models"), workspace)

@@ -18,6 +18,7 @@ import openai
 import pytest
 import uvicorn
 
+from drone_ft.errors import CatalogError
 from drone_ft.local import files as local_files
 from drone_ft.local.prompt import PromptError
 from drone_ft.local.server import create_app
@@ -79,6 +80,8 @@ class FakeEngine:
         said = request.messages[-1]["content"]
         if said == "too long":
             raise PromptError("The messages take too many tokens. Send fewer.", "messages")
+        if said == "endless":
+            raise CatalogError("The reference # leads back to itself.")
         if said == "break":
             raise RuntimeError("something broke")
         if request.tools and request.tool_choice != "none" and said != "chat":
@@ -318,6 +321,7 @@ BAD_CHATS = [
         "messages[0].content[0]",
     ),
     ({"messages": [{"role": "user", "content": "too long"}]}, 400, "invalid_value", "messages"),
+    ({"messages": [{"role": "user", "content": "endless"}]}, 400, "invalid_function_parameters", "tools"),
     ({"messages": [{"role": "user", "content": "too long"}], "stream": True}, 400, "invalid_value", "messages"),
     ({"temperature": 3}, 400, "decimal_above_max_value", "temperature"),
     ({"temperature": "hot"}, 400, "invalid_type", "temperature"),
