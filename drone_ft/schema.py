@@ -57,9 +57,9 @@ def factors(parameters: Schema) -> list[list[Schema]]:
     try:
         return [_options(root, group, touching) for group, touching in _groups(root, conditions)]
     except EndlessError as error:
-        place = f"parameter '{'.'.join(error.path)}'" if error.path else "the whole function"
+        where = f"parameter '{'.'.join(error.path)}'" if error.path else "the whole function"
         raise CatalogError(
-            f"The condition on {place} cannot be listed: found '{error.word}' on values without end; "
+            f"The condition on {where} cannot be listed: found '{error.word}' on values without end; "
             "expected a condition on enum, const, true/false, presence, minimum or maximum."
         ) from error
 

@@ -89,6 +89,12 @@ def _nearest_branch(error: Any, path: str, parameters: Schema, arguments: object
     if len(kinds) == len(branches) and all(isinstance(kind, str) for kind in kinds):
         words = " or ".join(KINDS[kind] for kind in dict.fromkeys(kinds))
         return [f"{path} is {show(error.instance)}, not {words}"]
+    listed = [inner for inner in error.context if inner.validator in ("const", "enum")]
+    if len(listed) == len(branches) and len({tuple(inner.absolute_path) for inner in listed}) == 1:
+        pairs = [(inner.validator, inner.validator_value) for inner in listed]
+        allowed = [value for word, limit in pairs for value in (limit if word == "enum" else [limit])]
+        name = ".".join(str(step) for step in listed[0].absolute_path)
+        return [f"{name} is {_reason('enum', listed[0].instance, allowed, '')}"]
     nearest = min(
         branches.values(),
         key=lambda found: (any(e.validator == "type" and not e.path for e in found), len(found)),

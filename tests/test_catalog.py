@@ -316,6 +316,11 @@ def test_an_unknown_function_is_a_problem_with_a_suggestion() -> None:
             ["a is 'x', not a whole number or null"],
         ),
         (
+            {"properties": {"a": {"oneOf": [{"properties": {"k": {"const": kind}}} for kind in ("cat", "dog")]}}},
+            {"a": {"k": "cow"}},
+            ["a.k is 'cow'; allowed: cat, dog"],
+        ),
+        (
             {"properties": {"a": {"type": "array", "items": {"enum": ["x"]}}}},
             {"a": ["x", "y"]},
             ["a.1 is 'y'; allowed: x"],
