@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from drone_ft import evaluation, pipeline
@@ -36,9 +38,9 @@ def settings(catalog: Catalog, first: bool) -> None:
     again = "Ask again, other models or other requests"
     with st.container(border=True) if first else st.expander(again, icon=":material/refresh:"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            base = st.selectbox("Base model", models.bases(), key="evaluating.base", width=260)
+            st.selectbox("Base model", models.bases(), key="evaluating.base", width=260)
             model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=260)
-            name = st.selectbox(
+            st.selectbox(
                 "Requests",
                 list(sets),
                 key="evaluating.cases",
@@ -53,15 +55,15 @@ def settings(catalog: Catalog, first: bool) -> None:
         st.caption(
             "Both models get the same instructions, functions and requests. Neither was trained on these requests."
         )
-        look = "primary" if first else "secondary"
-        if st.button(
-            "Ask both models",
-            type=look,
-            icon=":material/play_arrow:",
-            key="evaluating.start",
-            disabled=not sets or not model,
-        ):
-            runs.begin("evaluate", {"models": [base, model], "cases": name})
+        look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
+        runs.start_button(
+            "Ask both models", "evaluate", _chosen, "evaluating.start", disabled=not sets or not model, **look
+        )
+
+
+def _chosen() -> dict[str, Any]:
+    now = st.session_state
+    return {"models": [now["evaluating.base"], now["evaluating.tuned"]], "cases": now["evaluating.cases"]}
 
 
 def cases(catalog: Catalog) -> dict[str, int]:

@@ -50,8 +50,9 @@ def empty(catalog: Catalog) -> None:
         ":material/forum:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
-        if st.button("Write examples", type="primary", icon=":material/edit_note:", key="examples.write"):
-            runs.begin("write", {})
+        runs.start_button(
+            "Write examples", "write", dict, "examples.write", type="primary", icon=":material/edit_note:"
+        )
         load(catalog)
         undo()
 
@@ -87,8 +88,7 @@ def toolbar(examples: list[Example], catalog: Catalog) -> None:
         _download(examples, catalog)
         with st.popover("Write anew", icon=":material/edit_note:"):
             st.markdown("Fresh examples take the place of all these. Those you wrote can be brought back.")
-            if st.button("Write all anew", key="examples.rewrite"):
-                runs.begin("write", {})
+            runs.start_button("Write all anew", "write", dict, "examples.rewrite")
         undo()
 
 

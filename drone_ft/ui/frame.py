@@ -18,6 +18,7 @@ log = logging.getLogger("drone_ft.ui")
 
 ICON = str(Path(__file__).resolve().parents[2] / "docs" / "icon.svg")
 _NOTICE = "frame.notice"
+_PROBLEM = "frame.problem"
 
 
 def pages() -> dict[str, list[Any]]:
@@ -91,6 +92,9 @@ def head(title: str, caption: str) -> None:
     """The head of a page: what it is called and, in one sentence, what it is for."""
     st.title(title, anchor=False)
     st.caption(caption)
+    problem = st.session_state.pop(_PROBLEM, None)
+    if problem:
+        st.error(problem, icon=":material/error:")
 
 
 def notify(message: str, icon: str = ":material/check_circle:") -> None:
@@ -113,16 +117,19 @@ def boundary() -> Iterator[None]:
     """Turns any error into a sentence for people; what an engineer needs goes to the log."""
     try:
         yield
-    except DroneFTError as error:
+    except Exception as error:
+        st.error(_sentence(error), icon=":material/error:")
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, DroneFTError):
         log.warning("%s: %s", type(error).__name__, error)
-        st.error(words.escape(str(error)), icon=":material/error:")
-    except Exception:
-        log.exception("A page failed")
-        st.error(
-            "Something went wrong on this page. Your work is saved: reload the page to try again. "
-            "If it happens again, the details are in the window where the app was started.",
-            icon=":material/error:",
-        )
+        return words.escape(str(error))
+    log.error("A page failed", exc_info=error)
+    return (
+        "Something went wrong on this page. Your work is saved: reload the page to try again. "
+        "If it happens again, the details are in the window where the app was started."
+    )
 
 
 def guarded(part: Callable[..., None]) -> Callable[..., None]:
@@ -132,5 +139,18 @@ def guarded(part: Callable[..., None]) -> Callable[..., None]:
     def inside(*args: Any, **kwargs: Any) -> None:
         with boundary():
             part(*args, **kwargs)
+
+    return inside
+
+
+def action(done: Callable[..., None]) -> Callable[..., None]:
+    """The boundary for callbacks, which run before the page is drawn: their error is shown under its head."""
+
+    @functools.wraps(done)
+    def inside(*args: Any, **kwargs: Any) -> None:
+        try:
+            done(*args, **kwargs)
+        except Exception as error:
+            st.session_state[_PROBLEM] = _sentence(error)
 
     return inside

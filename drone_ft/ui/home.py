@@ -143,8 +143,7 @@ def _done(run: work.Run) -> None:
 
 def _start(label: str, look: str) -> None:
     other = session.store().catalog().name != default_catalog().name
-    if st.button(label, type=look, icon=":material/play_arrow:", key="home.demo"):
-        runs.begin("demo", dict(DEMO))
+    runs.start_button(label, "demo", DEMO.copy, "home.demo", type=look, icon=":material/play_arrow:")
     if other:
         st.caption(
             "The demo loads the drone catalog. Yours stays saved, with its examples; the catalog page brings it back."

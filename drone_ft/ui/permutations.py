@@ -110,7 +110,7 @@ def browse(calls: list[CallTemplate], view: str) -> None:
                 height="content",
                 alt="Calls as sentences",
                 column_config={
-                    "Function": st.column_config.TextColumn(width="small"),
+                    "Function": st.column_config.TextColumn(width=200),
                     "Call": st.column_config.TextColumn(width="large"),
                 },
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -25,10 +26,12 @@ _PLACES = {
 }
 
 
-def begin(kind: str, settings: dict[str, Any] | None = None) -> None:
-    """Start work of a kind, or find the one under way, and show the page anew."""
-    work.start(session.store(), kind, settings or {})
-    st.rerun()
+def start_button(label: str, kind: str, settings: Callable[[], dict[str, Any]], key: str, **look: Any) -> None:
+    """A button that starts work of a kind; `settings` is asked when it is pressed.
+
+    The start is a callback: a rerun that begins elsewhere on the page would swallow `if st.button(…)`.
+    """
+    st.button(label, key=key, on_click=_begin, args=(kind, settings), **look)
 
 
 def under_way(*kinds: str) -> work.Run | None:
@@ -55,8 +58,8 @@ def stopped(run: work.Run) -> None:
         steps(run)
         st.caption("What is finished is kept and not done again. A training that was broken off begins anew.")
         label = "Try again" if failed else "Start again"
-        if st.button(label, type="primary", icon=":material/refresh:", key=f"runs.again.{run.kind}"):
-            begin(run.kind, run.settings)
+        look = {"type": "primary", "icon": ":material/refresh:"}
+        start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", **look)
 
 
 def steps(run: work.Run) -> None:
@@ -91,9 +94,14 @@ def _watch(run_id: str, done: int) -> None:
                 f"{_NAMES[run.kind]} is {'stopping' if stopping else 'running'}", anchor=False, width="content"
             )
             label = "Stopping …" if stopping else "Cancel"
-            if st.button(label, key=f"runs.cancel.{run.kind}", icon=":material/stop_circle:", disabled=stopping):
-                work.cancel(store, run_id)
-                st.rerun(scope="fragment")
+            st.button(
+                label,
+                key=f"runs.cancel.{run.kind}",
+                icon=":material/stop_circle:",
+                disabled=stopping,
+                on_click=_cancel,
+                args=(run_id,),
+            )
         st.caption(
             f"Started {words.duration(time.time() - run.created)} ago. You may close this tab: the work goes on."
         )
@@ -101,6 +109,16 @@ def _watch(run_id: str, done: int) -> None:
         if not run.steps:
             st.caption("Getting ready …")
         _learning(run)
+
+
+@frame.action
+def _begin(kind: str, settings: Callable[[], dict[str, Any]]) -> None:
+    work.start(session.store(), kind, settings())
+
+
+@frame.action
+def _cancel(run_id: str) -> None:
+    work.cancel(session.store(), run_id)
 
 
 def _done(run: work.Run) -> int:

@@ -35,7 +35,7 @@ def settings(ready: list[Example], first: bool) -> None:
     learning = sum(example.split != "test" for example in ready)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            model = st.selectbox(
+            st.selectbox(
                 "Model",
                 models.bases(),
                 key="tuning.model",
@@ -51,7 +51,7 @@ def settings(ready: list[Example], first: bool) -> None:
                 width=140,
                 help="How many times the model reads all examples. More is slower, and may teach it by heart.",
             )
-            suffix = st.text_input(
+            st.text_input(
                 "Name",
                 "my-drone",
                 max_chars=64,
@@ -60,14 +60,18 @@ def settings(ready: list[Example], first: bool) -> None:
                 help="Part of the tuned model's name, so that you find it again.",
             )
         st.markdown(
-            f":material/forum: Learns from {words.count(learning, 'example')}; {len(ready) - learning:,} are kept aside  \n"
+            f":material/forum: {words.count(learning, 'example')} to learn, {len(ready) - learning:,} kept aside  \n"
             f":material/schedule: About {models.training_time(learning, int(epochs))} on this computer  \n"
             ":material/lock: Nothing leaves this computer, and nothing is paid for"
         )
-        if st.button(
-            "Start training", type="primary" if first else "secondary", icon=":material/play_arrow:", key="tuning.start"
-        ):
-            runs.begin("tune", {"model": model, "epochs": int(epochs), "suffix": "-".join((suffix or "").split())})
+        look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
+        runs.start_button("Start training", "tune", _chosen, "tuning.start", **look)
+
+
+def _chosen() -> dict[str, Any]:
+    now = st.session_state
+    suffix = "-".join((now["tuning.suffix"] or "").split())
+    return {"model": now["tuning.model"], "epochs": int(now["tuning.epochs"]), "suffix": suffix}
 
 
 def outcome() -> bool:

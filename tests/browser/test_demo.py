@@ -1,0 +1,82 @@
+"""The whole way in a real browser, on a tiny model: demo to verdict, reload in the middle, cancel, every page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+PAGES = ("Home", "Catalog", "Permutations", "Examples", "Fine-tune", "Evaluate", "Playground")
+SOON, WORK = 15_000, 60_000
+
+
+@pytest.fixture
+def page(browser: Any, app: str) -> Iterator[Any]:
+    """A tab on the home page; closing it checks that nothing went wrong in it and nothing outside was asked for."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    tab = context.new_page()
+    wrong: list[str] = []
+    tab.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
+    tab.on("console", lambda said: said.type == "error" and wrong.append(f"console: {said.text} {said.location}"))
+    tab.on("request", lambda asked: _is_outside(asked.url) and wrong.append(f"asked for {asked.url}"))
+    tab.goto(app)
+    _settled(tab)
+    yield tab
+    assert tab.get_by_test_id("stException").count() == 0
+    assert wrong == []
+    context.close()
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
+
+
+def _settled(tab: Any) -> None:
+    tab.locator("h1").first.wait_for(timeout=SOON)
+
+
+def _button(tab: Any, name: str) -> Any:
+    return tab.get_by_role("button", name=name)
+
+
+def test_a_cancelled_demo_can_be_started_again_and_ends_on_a_verdict(page: Any, app: str) -> None:
+    _button(page, "Run the demo").click()
+    page.get_by_text("The demo is running").first.wait_for(timeout=SOON)
+    page.get_by_text("Write requests for each call").wait_for(timeout=SOON)
+    _button(page, "Cancel").click()
+    page.get_by_text("The demo was cancelled").wait_for(timeout=WORK)
+    _button(page, "Start again").click()
+    page.get_by_text("Fine-tune the model").wait_for(timeout=SOON)
+
+    page.reload()
+    _settled(page)
+    page.get_by_role("heading", name="The demo is running").wait_for(timeout=SOON)
+
+    page.get_by_role("heading", name="The demo's verdict").wait_for(timeout=WORK)
+    page.get_by_text("requests exactly right (base:").wait_for(timeout=SOON)
+    page.locator(".js-plotly-plot").first.wait_for(timeout=SOON)
+
+
+def test_every_page_opens_from_the_menu(page: Any) -> None:
+    for name in PAGES[1:]:
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+        page.get_by_role("heading", name=name, level=1).wait_for(timeout=SOON)
+        assert page.get_by_test_id("stAlertContentError").count() == 0
+
+
+def test_a_training_shows_its_curve_and_can_be_cancelled(page: Any) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Fine-tune").click()
+    page.get_by_label("Epochs", exact=True).fill("20")
+    _button(page, "Start training").click()
+    page.get_by_role("heading", name="Fine-tuning is running").wait_for(timeout=SOON)
+    page.locator(".js-plotly-plot").first.wait_for(timeout=WORK)
+    _button(page, "Cancel").click()
+    page.get_by_role("heading", name="Fine-tuning was cancelled").wait_for(timeout=WORK)
+
+
+def test_the_playground_answers_with_both_models(page: Any) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Playground").click()
+    page.get_by_label("Your request").fill("take off to fifteen metres")
+    _button(page, "Ask").click()
+    page.get_by_text("Answered in").nth(1).wait_for(timeout=WORK)
