@@ -145,7 +145,12 @@ def read_catalog(path: Path | str) -> Catalog:
             f"The catalog file {path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}. "
             "Save it as UTF-8 and load it again."
         ) from error
-    return parse_catalog(_json(text, path.name), path.stem)
+    return parse_text(text, path.name)
+
+
+def parse_text(text: str, file_name: str) -> Catalog:
+    """The catalog in a file's text; CatalogError if it is not JSON or no catalog."""
+    return parse_catalog(_json(text, file_name), file_name.rsplit(".", 1)[0])
 
 
 def _json(text: str, name: str) -> object:

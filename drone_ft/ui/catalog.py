@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
-from drone_ft.catalog import Catalog, Function, default_catalog, parse_catalog, read_catalog
+from drone_ft.catalog import Catalog, Function, default_catalog, parse_text, read_catalog
 from drone_ft.errors import CatalogError
 from drone_ft.ui import frame, parameters, session, words
 
@@ -49,7 +47,7 @@ def loader(catalog: Catalog) -> None:
             file = st.file_uploader("Catalog file", type="json", key="catalog.file", help=_HINT)
             if file is not None:
                 with frame.boundary():
-                    _offer(_decoded(file.getvalue(), file.name), file.name.rsplit(".", 1)[0], "catalog.use_file")
+                    _offer(_decoded(file.getvalue(), file.name), file.name, catalog, "catalog.use_file")
         with paste:
             text = st.text_area(
                 "Catalog as JSON",
@@ -60,7 +58,7 @@ def loader(catalog: Catalog) -> None:
             )
             st.button("Check", key="catalog.check", icon=":material/rule:")
             if text and text.strip():
-                _offer(text, "pasted", "catalog.use_text")
+                _offer(text, "pasted", catalog, "catalog.use_text")
 
 
 def reset(catalog: Catalog) -> None:
@@ -146,12 +144,15 @@ def _decoded(data: bytes, name: str) -> str:
         ) from None
 
 
-def _offer(text: str, name: str, key: str) -> None:
+def _offer(text: str, name: str, now: Catalog, key: str) -> None:
     """Show what a text holds as a catalog, and a button to use it; or say in one sentence what is wrong with it."""
     try:
-        found = parse_catalog(_json(text), name)
+        found = parse_text(text, name)
     except CatalogError as error:
         st.error(words.escape(str(error)), icon=":material/error:")
+        return
+    if found.functions == now.functions:
+        st.caption("These functions are loaded now.")
         return
     st.success(
         f"Found {words.count(len(found.functions), 'function')}: {_some([f.name for f in found.functions])}.",
@@ -159,16 +160,6 @@ def _offer(text: str, name: str, key: str) -> None:
     )
     if st.button("Use this catalog", key=key, type="primary"):
         _use(found)
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CatalogError(
-            f"This is not JSON, so nothing was loaded: line {error.lineno}, column {error.colno}, "
-            f"{error.msg.lower()}. Mend it there and try again."
-        ) from None
 
 
 def _some(names: list[str]) -> str:

@@ -195,8 +195,8 @@ def table(shown: list[Example], catalog: Catalog) -> list[Example]:
         selection_mode="multi-row",
         height=430,
         column_config={
-            "Words": st.column_config.TextColumn(width="large"),
-            "Call": st.column_config.TextColumn(width="medium"),
+            "Words": st.column_config.TextColumn(width=300),
+            "Call": st.column_config.TextColumn(width=240),
         },
         alt="Examples: words and the call they mean",
     )

@@ -17,6 +17,7 @@ from drone_ft.ui import session, words
 log = logging.getLogger("drone_ft.ui")
 
 ICON = str(Path(__file__).resolve().parents[2] / "docs" / "icon.svg")
+_ENTERED = "frame.entered"
 _NOTICE = "frame.notice"
 _PROBLEM = "frame.problem"
 
@@ -76,6 +77,14 @@ def pages() -> dict[str, list[Any]]:
     }
 
 
+def navigate() -> Any:
+    """The page the address names, with the menu of all pages."""
+    st.session_state[_ENTERED] = True
+    # Own icon first: without one the browser would ask the internet for the page's.
+    st.set_page_config(page_title="drone_ft", page_icon=ICON, layout="wide")
+    return st.navigation(pages())
+
+
 def sidebar() -> None:
     """The name of the app, what is loaded, and where the data stays; shows a waiting notice."""
     st.logo(ICON, size="large")
@@ -90,6 +99,11 @@ def sidebar() -> None:
 
 def head(title: str, caption: str) -> None:
     """The head of a page: what it is called and, in one sentence, what it is for."""
+    if _ENTERED not in st.session_state:
+        # The first visit after a start runs a page's script by itself where the address names it, because there is a
+        # folder called pages; naming the pages once makes Streamlit go through app.py from then on.
+        navigate()
+        st.rerun()
     st.title(title, anchor=False)
     st.caption(caption)
     problem = st.session_state.pop(_PROBLEM, None)
