@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -125,8 +126,9 @@ def problems(catalog: Catalog, call: Call) -> list[str]:
     return schema_words.violations(function.parameters, call.arguments)
 
 
+@functools.cache
 def default_catalog() -> Catalog:
-    """The drone catalog the app starts with."""
+    """The drone catalog the app starts with; read and checked once."""
     return read_catalog(DEFAULT_PATH)
 
 

@@ -108,16 +108,21 @@ def _field(name: str, schema: Schema, before: Any, must: bool, key: str) -> Any:
 
 
 def _choice(label: str, choices: list[Any], before: Any, key: str, hint: str | None) -> Any:
-    index = next((i for i, choice in enumerate(choices) if _same(choice, before)), None)
-    spoken = [words.value(choice) for choice in choices]
+    """A choice by its JSON text, which stays the same when a condition changes which choices there are."""
+    options = {json.dumps(choice, ensure_ascii=False): choice for choice in choices}
+    given = None if before is _NOTHING else json.dumps(before, ensure_ascii=False)
+    if st.session_state.setdefault(key, given) not in options:
+        st.session_state[key] = None
     picked = st.selectbox(
-        label, range(len(choices)), index, format_func=lambda i: spoken[i], key=key, help=hint, placeholder="Not given"
+        label,
+        list(options),
+        None,
+        format_func=lambda text: words.value(options[text]),
+        key=key,
+        help=hint,
+        placeholder="Not given",
     )
-    return _NOTHING if picked is None else choices[picked]
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and one == other)
+    return options.get(picked, _NOTHING)
 
 
 def _number(label: str, schema: Schema, before: Any, key: str, hint: str | None) -> Any:
@@ -127,11 +132,13 @@ def _number(label: str, schema: Schema, before: Any, key: str, hint: str | None)
     value = kind(before) if isinstance(before, int | float) and not isinstance(before, bool) else None
     # A value outside the bounds must be shown to be mended, and the widget refuses to start outside its own.
     fits = value is None or ((low is None or value >= low) and (high is None or value <= high))
+    # Set as state, not as the default: a field with a default cannot be emptied again.
+    st.session_state.setdefault(key, value)
     entered = st.number_input(
         f"{label}, {_range(low, high)}" if fits and (low is not None or high is not None) else label,
         kind(low) if low is not None and fits else None,
         kind(high) if high is not None and fits else None,
-        value,
+        None,
         step=1 if whole else 0.1,
         format="%d" if whole else "%.10g",
         key=key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -340,7 +341,7 @@ def _download(examples: list[Example], catalog: Catalog) -> None:
             part = [e for e in dataset.complete_split(good) if e.split == split] if good else []
             st.download_button(
                 f"{name}: {words.count(len(part), 'example')}",
-                dataset.to_jsonl(part, catalog, form),
+                functools.partial(dataset.to_jsonl, part, catalog, form),
                 f"{split}.jsonl",
                 "application/jsonl",
                 key=f"examples.download.{split}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 from drone_ft import dataset, evaluation, pipeline, synthesis, work
@@ -16,9 +17,14 @@ NOW = time.time()
 
 def examples(store: Store, most: int | None = None) -> list[dataset.Example]:
     """The drone examples, split; `most` keeps only the first ones."""
-    written = dataset.split(synthesis.write_examples(default_catalog()).examples)[:most]
+    written = _written()[:most]
     store.replace_examples(written)
     return written
+
+
+@functools.cache
+def _written() -> list[dataset.Example]:
+    return dataset.split(synthesis.write_examples(default_catalog()).examples)
 
 
 def job(store: Store, status: str = "succeeded", suffix: str = "drone-demo", id: str = "job1") -> Job:

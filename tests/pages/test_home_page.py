@@ -1,0 +1,64 @@
+"""Home: where the work stands, what comes next, the demo in all its states."""
+
+from __future__ import annotations
+
+import seed
+from seen import labels, primary, said
+
+from drone_ft.catalog import Catalog, Function
+
+
+def test_a_first_visit_offers_the_demo_and_says_what_it_does(open_page, started):
+    at = open_page("home")
+    assert primary(at) == ["Run the demo"]
+    assert "nothing leaves this computer" in said(at) and "No key is needed" in said(at)
+    assert "None written yet" in said(at) and "16 functions" in said(at)
+    at.button(key="home.demo").click().run()
+    assert started == [("demo", {"epochs": 3, "seed": 0})]
+
+
+def test_a_running_demo_shows_its_steps_the_time_left_and_can_be_cancelled(store, open_page):
+    seed.examples(store, 40)
+    seed.job(store, "running")
+    run = seed.run(store, "demo", "running", job_id="job1")
+    at = open_page("home")
+    assert "The demo is running" in said(at) and "**Fine-tune the model**" in said(at)
+    assert [bar.text for bar in at.main.progress] == ["36 of 60, about 2 minutes left"]
+    assert len(at.get("plotly_chart")) == 1
+    assert primary(at) == []  # nothing else should be started now
+    at.button(key="runs.cancel.demo").click().run()
+    assert store.is_cancel_requested(run.id)
+    assert at.button(key="runs.cancel.demo").disabled and "The demo is stopping" in said(at)
+
+
+def test_a_failed_demo_says_why_and_goes_on_with_the_same_settings(store, open_page, started):
+    seed.run(store, "demo", "failed", "The model's file is missing. Run make run again.")
+    at = open_page("home")
+    assert "The demo has stopped" in said(at) and "file is missing" in said(at)
+    assert primary(at) == ["Try again"]
+    at.button(key="runs.again.demo").click().run()
+    assert started == [("demo", {})]
+
+
+def test_a_finished_demo_ends_on_its_verdict(store, open_page):
+    seed.full(store)
+    at = open_page("home")
+    assert "The tuned model is better" in at.success[0].value
+    assert [m.label for m in at.metric][:2] == ["Possible requests exactly right", "Impossible requests rejected"]
+    assert "base" in at.metric[0].delta
+    assert primary(at) == ["Try both models"]
+    assert "Run the demo again" in labels(at)
+
+
+def test_the_demo_says_that_it_leaves_another_catalog_alone(store, open_page):
+    store.set_catalog(Catalog("house", "", (Function("open_door", "Open a door."),)))
+    assert "Yours stays saved" in said(open_page("home"))
+
+
+def test_the_next_step_follows_the_work(store, open_page):
+    seed.examples(store, 40)
+    assert primary(open_page("home")) == ["Fine-tune a model"]
+    seed.job(store)
+    assert primary(open_page("home")) == ["Compare the models"]
+    seed.report(store)
+    assert primary(open_page("home")) == ["Try both models"]

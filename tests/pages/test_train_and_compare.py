@@ -1,0 +1,157 @@
+"""Fine-tune, Evaluate and Playground: guidance where something is missing, figures where it is there."""
+
+from __future__ import annotations
+
+import pytest
+import seed
+from seen import labels, primary, said
+
+from drone_ft import endpoints, evaluation
+from drone_ft.catalog import Call
+from drone_ft.errors import EndpointRefused
+from drone_ft.evaluation import Answer
+
+
+def test_training_needs_examples_first(open_page, store):
+    assert primary(open_page("fine_tune")) == ["Go to examples"]
+    seed.examples(store, 9)
+    at = open_page("fine_tune")
+    assert "only 9 approved examples" in said(at) and "tuning.start" not in [b.key for b in at.button]
+
+
+def test_training_is_started_as_chosen(open_page, store, started):
+    seed.examples(store)
+    at = open_page("fine_tune")
+    assert "About" in said(at) and "kept aside" in said(at)
+    at.number_input(key="tuning.epochs").set_value(5).run()
+    at.text_input(key="tuning.suffix").set_value("night flights").run()
+    at.button(key="tuning.start").click().run()
+    assert started == [("tune", {"model": "smollm2-135m-instruct", "epochs": 5, "suffix": "night-flights"})]
+
+
+def test_a_training_under_way_is_watched_and_no_second_one_offered(open_page, store):
+    seed.examples(store)
+    seed.job(store, "running")
+    seed.run(store, "tune", "running", job_id="job1")
+    at = open_page("fine_tune")
+    assert "Fine-tuning is running" in said(at) and "tuning.start" not in [b.key for b in at.button]
+    assert len(at.get("plotly_chart")) == 2  # the one under way, and the newest of those so far
+
+
+def test_past_trainings_are_listed_and_a_failed_one_says_why(open_page, store):
+    seed.examples(store)
+    seed.job(store, "succeeded", "morning", "a")
+    seed.job(store, "failed", "evening", "b")
+    at = open_page("fine_tune")
+    assert sorted(at.dataframe[0].value["State"]) == ["Failed", "Finished"]
+    assert "ran out of memory" in said(at) or "morning" in said(at)
+
+
+def test_a_finished_training_leads_to_the_comparison(open_page, store):
+    seed.examples(store)
+    seed.job(store)
+    seed.run(store, "tune", "done", model=seed.TUNED)
+    assert primary(open_page("fine_tune")) == ["Compare it with the base"]
+
+
+def test_the_time_estimate_learns_from_the_last_training(store):
+    from drone_ft.ui import models
+
+    before = models.training_time(446, 3)
+    seed.job(store)  # 446 examples, 3 epochs, 340 seconds
+    assert models.training_time(446, 3) == "6 minutes" and before
+
+
+def test_evaluation_needs_a_tuned_model(open_page):
+    at = open_page("evaluate")
+    assert "No tuned model yet" in said(at) and primary(at) == ["Fine-tune a model"]
+
+
+def test_an_evaluation_is_started_as_chosen(open_page, store, started):
+    seed.examples(store)
+    seed.job(store)
+    at = open_page("evaluate")
+    assert at.selectbox(key="evaluating.cases").value == "drone"
+    at.selectbox(key="evaluating.cases").select("test split").run()
+    at.button(key="evaluating.start").click().run()
+    assert started == [("evaluate", {"models": [seed.BASE, seed.TUNED], "cases": "test split"})]
+
+
+def test_a_report_shows_verdict_figures_bars_functions_and_every_difference(open_page, store):
+    seed.full(store)
+    report = store.report("report1")
+    at = open_page("evaluate")
+    assert at.success[0].value.startswith("The tuned model is better")
+    correct, of = report.possible(seed.TUNED)
+    assert at.metric[0].value == f"{round(100 * correct / of)}%"
+    assert len(at.get("plotly_chart")) == 2
+    differences = at.dataframe[0].value
+    assert len(differences) == len(report.differences(seed.BASE, seed.TUNED))
+    kind = at.pills(key="reports.kinds.report1")
+    kind.set_value(["Only tuned is right"]).run()
+    assert set(at.dataframe[0].value["Result"]) == {"Only tuned is right"}
+
+
+def test_older_reports_can_be_chosen(open_page, store):
+    seed.full(store)
+    seed.report(store, "report2")
+    at = open_page("evaluate")
+    at.selectbox(key="evaluating.report").select(1).run()
+    assert not at.exception and at.success
+
+
+def test_the_playground_shows_both_answers_in_words(open_page, store, monkeypatch):
+    seed.full(store)
+    calls = {seed.BASE: Call("reject_request"), seed.TUNED: Call("control_camera", {"mode": "video", "duration": 120})}
+    monkeypatch.setattr(
+        endpoints, "local_endpoint", lambda start=True: endpoints.Endpoint("this computer", "http://127.0.0.1:1/v1")
+    )
+    monkeypatch.setattr(
+        evaluation, "ask", lambda client, model, catalog, prompt: Answer(prompt, calls[model], seconds=0.3)
+    )
+    at = open_page("playground")
+    at.text_input(key="playing.text").set_value("film two minutes")
+    at.button(key="FormSubmitter:playing.form-Ask").click().run()
+    assert [s.value for s in at.subheader] == ["Says no", "Control camera"]
+    assert "Answered in 0.3 s" in said(at)
+    assert "120" in at.table[0].value.to_string()
+
+
+def test_a_suggestion_is_asked_at_once(open_page, store, monkeypatch):
+    seed.full(store)
+    asked = []
+    monkeypatch.setattr(
+        endpoints, "local_endpoint", lambda start=True: endpoints.Endpoint("this computer", "http://127.0.0.1:1/v1")
+    )
+    monkeypatch.setattr(
+        evaluation, "ask", lambda client, model, catalog, prompt: asked.append(prompt) or Answer(prompt, None, "Hm.")
+    )
+    at = open_page("playground")
+    suggestion = at.pills(key="playing.suggestion").options[0]
+    at.pills(key="playing.suggestion").set_value(suggestion).run()
+    assert asked == [suggestion, suggestion] and "No call" in said(at)
+
+
+@pytest.mark.parametrize("where", ["starting", "asking"])
+def test_a_server_that_does_not_answer_is_a_sentence(where, open_page, store, monkeypatch):
+    seed.full(store)
+
+    def refuse(*args):
+        raise EndpointRefused("The server refused (status 404): no such model. Check the name.", 404)
+
+    if where == "asking":
+        here = endpoints.Endpoint("this computer", "http://127.0.0.1:1/v1")
+        monkeypatch.setattr(endpoints, "local_endpoint", lambda start=True: here)
+        monkeypatch.setattr(evaluation, "ask", refuse)
+    at = open_page("playground")
+    at.text_input(key="playing.text").set_value("film two minutes")
+    at.button(key="FormSubmitter:playing.form-Ask").click().run()
+    assert at.error and not at.exception
+    assert ("Check the name" if where == "asking" else "run make run again") in said(at)
+
+
+def test_the_playground_works_before_training_and_asks_for_words(open_page):
+    at = open_page("playground")
+    assert "Nothing to compare yet" in said(at) and "Fine-tune a model" in labels(at)
+    at.button(key="FormSubmitter:playing.form-Ask").click().run()
+    assert "Write a request first" in said(at)
