@@ -16,4 +16,4 @@ else:
     else:
         ended = tuning.outcome()
         tuning.settings(ready, first=not ended)
-tuning.past()
+tuning.past(training)

@@ -11,7 +11,7 @@ from drone_ft import permutations, work
 from drone_ft.catalog import default_catalog
 from drone_ft.dataset import Example
 from drone_ft.evaluation import Report
-from drone_ft.ui import models, reports, runs, session, words
+from drone_ft.ui import models, reports, runs, session, tuning, words
 
 DEMO = {"epochs": 3, "seed": 0}
 # The default data has about this many examples to learn from; only the time estimate before the first run needs it.
@@ -36,13 +36,13 @@ def way() -> list[Stop]:
     catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
     calls = sum(permutations.count_catalog(catalog).values())
     kept = {part: sum(e.split == part for e in examples) for part in ("train", "test")}
-    report = newest_report()
+    report, enough = newest_report(), len(examples) >= tuning.LEAST_EXAMPLES
     return [
         Stop(
             "Catalog", ":material/menu_book:", "pages/catalog.py", words.count(len(catalog.functions), "function"), True
         ),
         Stop("Calls", ":material/grid_view:", "pages/permutations.py", f"{words.big(calls)} to cover", True),
-        Stop("Words", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), bool(examples)),
+        Stop("Words", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), enough),
         Stop(
             "Data",
             ":material/dataset:",
@@ -63,7 +63,7 @@ def way() -> list[Stop]:
 
 def cards(stops: list[Stop]) -> None:
     """The six steps as cards with links."""
-    with st.grid(6, min_column_width=150):
+    with st.grid(3, min_column_width=160):
         for number, stop in enumerate(stops, 1):
             with st.container(border=True, height="stretch", gap="xsmall"):
                 mark = ":green[:material/check_circle:]" if stop.done else ":gray[:material/radio_button_unchecked:]"

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import fine_tuning
+from drone_ft import fine_tuning, work
 from drone_ft.dataset import Example
 from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, models, runs, session, words
@@ -90,9 +90,10 @@ def outcome() -> bool:
     return True
 
 
-def past() -> None:
-    """All jobs as a table; the curve of the ticked one, or of the newest."""
-    jobs = session.store().jobs()
+def past(watched: work.Run | None) -> None:
+    """All jobs but the watched one as a table; the curve of the ticked one, or of the newest."""
+    shown = watched.result.get("job_id") if watched else None
+    jobs = [job for job in session.store().jobs() if job.id != shown]
     if not jobs:
         return
     st.subheader("Trainings so far", anchor=False)

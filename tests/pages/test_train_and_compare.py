@@ -35,7 +35,7 @@ def test_a_training_under_way_is_watched_and_no_second_one_offered(open_page, st
     seed.run(store, "tune", "running", job_id="job1")
     at = open_page("fine_tune")
     assert "Fine-tuning is running" in said(at) and "tuning.start" not in [b.key for b in at.button]
-    assert len(at.get("plotly_chart")) == 2  # the one under way, and the newest of those so far
+    assert len(at.get("plotly_chart")) == 1
 
 
 def test_past_trainings_are_listed_and_a_failed_one_says_why(open_page, store):
