@@ -22,7 +22,7 @@ OUTCOME_COLOURS: dict[Outcome, tuple[str, str]] = {
     Outcome.NO_CALL: ("#8a979f", "#1a1a1a"),
     Outcome.UNSCORED: ("#c9d2d7", "#1a1a1a"),
 }
-_MARGIN = {"l": 8, "r": 8, "t": 36, "b": 8}
+_MARGIN = {"l": 8, "r": 24, "t": 36, "b": 8}
 
 
 def labels(models: Sequence[str]) -> dict[str, str]:

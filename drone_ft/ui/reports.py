@@ -31,8 +31,18 @@ def figures(report: Report) -> None:
     """The tuned model's figures, each with the base model's beside it."""
     base, tuned = pair(report)
     with st.grid(4, min_column_width=190):
-        _share("Possible requests exactly right", report.possible(tuned), report.possible(base))
-        _share("Impossible requests rejected", report.impossible(tuned), report.impossible(base))
+        _share(
+            "Possible: right",
+            report.possible(tuned),
+            report.possible(base),
+            "Requests a function can do: the right function was called with exactly the right values.",
+        )
+        _share(
+            "Impossible: rejected",
+            report.impossible(tuned),
+            report.impossible(base),
+            "Requests no function can do, or that are unclear: the model said no.",
+        )
         each = {model: report.seconds[model] / max(1, len(report.cases)) for model in (base, tuned)}
         st.metric(
             "Time for an answer",
@@ -152,9 +162,11 @@ def percent(share: tuple[int, int]) -> str:
     return f"{round(100 * correct / of)}%" if of else "–"
 
 
-def _share(title: str, tuned: tuple[int, int], base: tuple[int, int]) -> None:
+def _share(title: str, tuned: tuple[int, int], base: tuple[int, int], meaning: str) -> None:
     text = f"{tuned[0]} of {tuned[1]}, base {percent(base)}" if tuned[1] else "none were asked"
-    st.metric(title, percent(tuned), text, border=True, delta_color="off", delta_arrow="off", height="stretch")
+    st.metric(
+        title, percent(tuned), text, border=True, delta_color="off", delta_arrow="off", height="stretch", help=meaning
+    )
 
 
 def _row(report: Report, index: int, result: str) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def value(thing: Any) -> str:
         return listed([value(item) for item in thing], "and") or "an empty list"
     if isinstance(thing, str):
         return thing.replace("_", " ") if re.fullmatch(r"[a-z0-9_]+", thing) else f"“{thing}”"
+    if isinstance(thing, float) and thing.is_integer():
+        thing = int(thing)
     return f"{thing:,}" if isinstance(thing, int) and abs(thing) >= 10_000 else json.dumps(thing)
 
 

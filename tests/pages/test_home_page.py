@@ -44,7 +44,7 @@ def test_a_finished_demo_ends_on_its_verdict(store, open_page):
     seed.full(store)
     at = open_page("home")
     assert "The tuned model is better" in at.success[0].value
-    assert [m.label for m in at.metric][:2] == ["Possible requests exactly right", "Impossible requests rejected"]
+    assert [m.label for m in at.metric][:2] == ["Possible: right", "Impossible: rejected"]
     assert "base" in at.metric[0].delta
     assert primary(at) == ["Try both models"]
     assert "Run the demo again" in labels(at)
