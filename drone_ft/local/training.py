@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM).
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -24,13 +25,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drone_ft.errors import DatasetError, DroneFTError, JobError, WorkCancelled
-from drone_ft.local import weights
+from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
+from drone_ft.local import packing, weights
 from drone_ft.local.prompt import Settings
 from drone_ft.local.rows import Sample, read_rows, samples, shared
 
 EPOCHS, BATCH, RATE = 4, 16, 1e-3  # what "auto" means
 RANK, ALPHA, DROPOUT = 16, 32, 0.0
+PACK_TOKENS = 400  # read in one pass: enough for fast matrix products, few enough to stay under 2.5 GB
 WARM_UP = 0.06  # share of all steps
 MIN_EXAMPLES = 10
 CHECKPOINTS_KEPT = 3
@@ -148,17 +150,23 @@ class ValidationFileError(DatasetError):
     """Trouble in the validation file rather than the training file."""
 
 
-def batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
-    """Indices in batches of about equal length, in random order: little padding, still mixed."""
-    dice = random.Random(seed)
-    order = list(range(len(lengths)))
-    dice.shuffle(order)
-    pool = 32 * size
-    found = []
-    for start in range(0, len(order), pool):
-        near = sorted(order[start : start + pool], key=lambda index: lengths[index])
-        found += [near[at : at + size] for at in range(0, len(near), size)]
-    dice.shuffle(found)
+def batches(count: int, size: int, seed: int) -> list[list[int]]:
+    """Indices 0…count-1 in random batches. Batches of like length would be batches of like answers: they mislead."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
+def packs(batch: Sequence[Sample], tokens: int) -> list[list[Sample]]:
+    """A batch in pieces of at most `tokens` tokens, one sample at least: what is read in one pass, to bound memory."""
+    found: list[list[Sample]] = [[]]
+    room = tokens
+    for sample in batch:
+        if found[-1] and len(sample.ids) > room:
+            found.append([])
+            room = tokens
+        found[-1].append(sample)
+        room -= len(sample.ids)
     return found
 
 
@@ -176,6 +184,10 @@ class Learner:
         config = LoraConfig(
             r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear", task_type="CAUSAL_LM"
         )
+        self.packable = packing.can_pack(model)
+        self.pack_tokens = PACK_TOKENS if self.packable else 1
+        if self.packable:
+            packing.pack(model)
         self.plain = get_peft_model(model, config)
         self.accelerator = accelerator
         self._chosen: Any = None
@@ -187,59 +199,74 @@ class Learner:
 
     def _answers_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Project onto the vocabulary only where an answer is to be written: the rest has no loss."""
-        return (inputs[0][self._chosen][None],) if self._chosen is not None else inputs
+        return (inputs[0][:, self._chosen],)
 
-    def loss(self, batch: Sequence[Sample]) -> tuple[Any, int, int]:
-        """(summed loss, tokens got right, tokens) over the answers of a batch."""
+    def loss(self, pack: Sequence[Sample]) -> tuple[Any, int]:
+        """(summed loss, tokens got right) over the answers of a pack."""
         import torch
 
-        width = max(len(sample.ids) for sample in batch) - 1
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        chosen = torch.zeros(len(batch), width, dtype=torch.bool)
-        targets: list[int] = []
-        for place, sample in enumerate(batch):
+        ids: list[int] = []
+        positions: list[int] = []
+        chosen: list[int] = []
+        wanted: list[int] = []
+        for sample in pack:
             count = len(sample.ids) - 1
-            ids[place, :count] = torch.tensor(sample.ids[:-1])
-            chosen[place, count - sample.answer : count] = True
-            targets += sample.ids[-sample.answer :]
-        self._chosen = chosen.to(self.accelerator.device)
-        # padding comes after the answer, where causal attention never looks: no mask is needed
-        logits = self.model(input_ids=ids.to(self.accelerator.device), use_cache=False).logits[0].float()
-        wanted = torch.tensor(targets, device=logits.device)
-        loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
-        return loss, int((logits.argmax(-1) == wanted).sum()), len(targets)
+            chosen += range(len(ids) + count - sample.answer, len(ids) + count)
+            wanted += sample.ids[-sample.answer :]
+            ids += sample.ids[:-1]
+            positions += range(count)
+        device = self.accelerator.device
+        self._chosen = torch.tensor(chosen, device=device)
+        row_lengths = {"row_lengths": [len(sample.ids) - 1 for sample in pack]} if self.packable else {}
+        output = self.model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            **row_lengths,
+        )
+        logits = output.logits[0].float()
+        target = torch.tensor(wanted, device=device)
+        loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+        return loss, int((logits.argmax(-1) == target).sum())
 
     def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
         """Learn from a batch; (mean loss, share of answer tokens got right) over all processes."""
         import torch
 
-        share = self.accelerator.num_processes
-        mine = batch[self.accelerator.process_index :: share] or batch[:1]
+        processes = self.accelerator.num_processes
+        mine = batch[self.accelerator.process_index :: processes]
+        weight = 1.0 if mine else 0.0  # a process without a row must still take part in the exchange
+        tokens = sum(sample.answer for sample in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _schedule(number, self.steps)
-        loss, right, count = self.loss(mine)
-        totals = torch.tensor([float(loss.detach()), right, count], device=self.accelerator.device)
-        totals = self.accelerator.reduce(totals, reduction="sum")
-        # every process's gradient is averaged, so the mean over all answer tokens needs the factor
-        self.accelerator.backward(loss * share / totals[2])
+        total, right = 0.0, 0.0
+        pieces = packs(mine or batch[:1], self.pack_tokens)
+        for place, pack in enumerate(pieces):
+            last = place == len(pieces) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, hits = self.loss(pack)
+                # gradients are averaged over processes, so the mean over all answer tokens needs the factor
+                self.accelerator.backward(loss * (weight * processes / tokens))
+            total, right = total + float(loss.detach()) * weight, right + hits * weight
         self.accelerator.clip_grad_norm_(list(self.weights.values()), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(totals[0] / totals[2]), float(totals[1] / totals[2])
+        sums = self.accelerator.reduce(torch.tensor([total, right], device=self.accelerator.device), reduction="sum")
+        return float(sums[0]) / tokens, float(sums[1]) / tokens
 
-    def measure(self, held_out: Sequence[Sample], size: int) -> tuple[float, float]:
+    def measure(self, held_out: Sequence[Sample]) -> tuple[float, float]:
         """(mean loss, share of tokens right) on samples that are not learnt from."""
         import torch
 
-        ordered = sorted(held_out, key=lambda sample: len(sample.ids))
-        total, right, count = 0.0, 0, 0
+        total, right = 0.0, 0
         self.model.eval()
         with torch.no_grad():
-            for start in range(0, len(ordered), size):
-                loss, hits, tokens = self.loss(ordered[start : start + size])
-                total, right, count = total + float(loss), right + hits, count + tokens
+            for pack in packs(held_out, self.pack_tokens):
+                loss, hits = self.loss(pack)
+                total, right = total + float(loss), right + hits
         self.model.train()
-        return total / count, right / count
+        tokens = sum(sample.answer for sample in held_out)
+        return total / tokens, right / tokens
 
     def save(self, folder: Path) -> None:
         """The adapter, in peft's own format."""
@@ -385,8 +412,7 @@ class Training:
         import torch
 
         torch.manual_seed(job.seed + progress.epoch)  # the same draws whether or not the run was interrupted
-        lengths = [len(sample.ids) for sample in data.train]
-        for indices in batches(lengths, job.batch, job.seed * 1000 + progress.epoch):
+        for indices in batches(len(data.train), job.batch, job.seed * 1000 + progress.epoch):
             self._stop_if_cancelled()
             start = time.perf_counter()
             loss, right = learner.step([data.train[index] for index in indices], progress.step)
@@ -418,7 +444,7 @@ class Training:
     def _end_epoch(self, job: JobFile, data: Data, learner: Learner, progress: Progress) -> None:
         row = progress.table[-1]
         if data.valid:
-            row["valid_loss"], row["valid_mean_token_accuracy"] = learner.measure(data.valid, job.batch)
+            row["valid_loss"], row["valid_mean_token_accuracy"] = learner.measure(data.valid)
             self.journal.write(
                 f"Epoch {progress.epoch}/{job.epochs}: validation loss={row['valid_loss']:.4f}",
                 {
@@ -482,6 +508,7 @@ def failure_code(error: BaseException) -> str:
         (TooFewExamples, "invalid_n_examples"),
         (ValidationFileError, "invalid_validation_file"),
         (DatasetError, "invalid_training_file"),
+        (WeightsError, "model_not_found"),
         (MemoryError, "out_of_memory"),
         (OSError, "disk_error"),
     ]

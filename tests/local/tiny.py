@@ -39,10 +39,11 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=2,
-        pad_token_id=2,
         initializer_range=0.1,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.model.norm.weight.data.fill_(5.0)  # or no answer could ever be given with confidence
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

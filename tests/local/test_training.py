@@ -1,0 +1,293 @@
+"""Training on a tiny model: it learns, it survives being killed, it can be cancelled, and bad rows are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drone_ft.local import rows, training, weights
+from drone_ft.local.engine import Engine
+from drone_ft.local.prompt import ChatRequest
+from tests.local.test_prompt import TOOLS
+from tests.local.tiny import make_tiny_model
+
+SYSTEM = {"role": "system", "content": "You fly."}
+PAIRS = [
+    ("go up ten", "takeoff", {"altitude": 10}),
+    ("go up to twenty", "takeoff", {"altitude": 20}),
+    ("photo now", "camera", {"mode": "photo"}),
+    ("film for 5 s", "camera", {"mode": "video", "duration": 5}),
+    ("what is the weather", "reject", {}),
+    ("bake a cake", "reject", {}),
+]
+
+
+def row(words: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    call = {"id": "1", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    return {
+        "messages": [SYSTEM, {"role": "user", "content": words}, {"role": "assistant", "tool_calls": [call]}],
+        "tools": TOOLS,
+    }
+
+
+ROWS = [row(*pair) for pair in PAIRS] * 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def make_job(folder: Path, model: Path, lines: list[Any] | None = None, **hyperparameters: Any) -> Path:
+    folder.mkdir(parents=True)
+    job = {
+        "id": "ftjob-1",
+        "model": str(model),
+        "suffix": "x",
+        "seed": 3,
+        "hyperparameters": {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 10, **hyperparameters},
+        "output_model": "ft:tiny:local:x:abcd",
+        "output_dir": str(folder.parent / "models" / folder.name),
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in (ROWS if lines is None else lines)]
+    (folder / "train.jsonl").write_text("\n".join(texts) + "\n")
+    return folder
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(folder: Path) -> list[float]:
+    return [e["data"]["train_loss"] for e in events(folder) if e["message"].startswith("Step")]
+
+
+def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", model, n_epochs=12, learning_rate_multiplier=10)
+    (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    assert training.main([str(folder)]) == 0
+    seen = losses(folder)
+    assert seen[-1] < 0.1 < 1 < seen[0]
+    assert not (folder / "error.json").exists()
+
+    engine = Engine(tmp_path / "models", weights.Source("tiny", str(model), "folder"))
+    asked = [ChatRequest([SYSTEM, {"role": "user", "content": words}], TOOLS, "required") for words, _, _ in PAIRS]
+    answers = engine.answer("ft:tiny:local:x:abcd", asked)
+    assert [(a.calls[0][0], json.loads(a.calls[0][1])) for a in answers] == [(n, args) for _, n, args in PAIRS]
+    settings = engine.settings("ft:tiny:local:x:abcd")
+    assert settings is not None and settings.form == "short" and settings.system == "You fly."
+
+
+def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path, tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", model, n_epochs=4)
+    (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    assert training.main([str(folder)]) == 0
+    metrics = [event["data"] for event in events(folder) if event["type"] == "metrics"]
+    steps = [data for data in metrics if "train_mean_token_accuracy" in data]
+    assert [data["step"] for data in steps] == list(range(1, 13))
+    assert all(data["total_steps"] == 12 and data["seconds_left"] >= 0 for data in metrics)
+    assert [data["epoch"] for data in metrics if "valid_loss" in data] == [1, 2, 3, 4]
+    lines = (folder / "result.csv").read_text().splitlines()
+    assert lines[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+    assert len(lines) == 13
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["epoch-2", "epoch-3", "epoch-4"]
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-m", "drone_ft.local.training", str(folder)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(folder: Path, words: str, child: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and child.poll() is None:
+        if any(event["message"].startswith(words) for event in events(folder)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {words!r} among {[event['message'] for event in events(folder)]}")
+
+
+def test_stopped_in_the_middle_it_resumes_and_ends_with_the_same_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    whole = make_job(tmp_path / "whole", model, n_epochs=3)
+    assert training.main([str(whole)]) == 0
+    folder = make_job(tmp_path / "killed", model, n_epochs=3)
+    checkpoint = training.Training._checkpoint
+
+    def cancel_after_two(self: training.Training, data: Any, learner: Any, progress: training.Progress) -> None:
+        checkpoint(self, data, learner, progress)
+        self.cancelled = progress.epoch == 2
+
+    monkeypatch.setattr(training.Training, "_checkpoint", cancel_after_two)
+    assert training.main([str(folder)]) == training.CANCELLED
+    monkeypatch.setattr(training.Training, "_checkpoint", checkpoint)
+    (folder / "checkpoints" / ".epoch-3.unfinished").mkdir()
+    assert not (tmp_path / "models" / "killed").exists()
+    assert training.main([str(folder)]) == 0
+    assert any(event["message"].startswith("Going on after epoch 2") for event in events(folder))
+    first, second = (tmp_path / "models" / name / "adapter_model.safetensors" for name in ("whole", "killed"))
+    expected, found = load_file(first), load_file(second)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    assert losses(folder) == pytest.approx(losses(whole), rel=1e-3)
+
+
+def accelerator() -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator()
+
+
+def test_the_process_is_cancelled_by_sigterm_and_goes_on_when_started_again(model: Path, tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", model, n_epochs=400)
+    child = start(folder)
+    wait_for(folder, "Step 6/", child)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == training.CANCELLED
+    assert events(folder)[-1]["message"] == "Cancelled"
+    assert not (folder / "error.json").exists()
+    assert not (tmp_path / "models" / "job").exists()
+    child = start(folder)
+    wait_for(folder, "Going on after epoch", child)
+    child.kill()
+    child.wait(30)
+
+
+PLAIN = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("{broken", "invalid_training_file", "Line 13 is not JSON"),
+        ({"prompt": "x"}, "invalid_training_file", "Line 13, messages: found nothing"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, "invalid_training_file", "no assistant message"),
+        ({"messages": [{"role": "boss", "content": "hi"}]}, "invalid_training_file", "messages[0].role"),
+        (row("up", "fly", {}), "invalid_training_file", 'tool_calls[0].function.name: found "fly"'),
+        (
+            {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{"}}]},
+            "invalid_training_file",
+            "messages[0].function_call.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "weight": 2}]},
+            "invalid_training_file",
+            "messages[0].weight: found 2, expected 0 or 1",
+        ),
+        ({**PLAIN, "tools": [{"name": "f"}]}, "invalid_training_file", "tools[0].function"),
+        (row("up " * 4000, "reject", {}), "invalid_training_file", "Line 13 is "),
+    ],
+)
+def test_a_bad_row_fails_the_job_with_line_and_field(
+    model: Path, tmp_path: Path, line: Any, code: str, words: str
+) -> None:
+    folder = make_job(tmp_path / "job", model, [*ROWS, line])
+    assert training.main([str(folder)]) == 1
+    error = json.loads((folder / "error.json").read_text())
+    assert error["code"] == code
+    assert words in error["message"]
+    assert "Traceback" not in error["message"]
+
+
+def test_too_few_rows_no_file_and_a_bad_validation_file_have_their_own_codes(model: Path, tmp_path: Path) -> None:
+    few = make_job(tmp_path / "few", model, ROWS[:9])
+    assert (training.main([str(few)]), error_code(few)) == (1, "invalid_n_examples")
+    empty = make_job(tmp_path / "empty", model, [])
+    assert (training.main([str(empty)]), error_code(empty)) == (1, "invalid_training_file")
+    held_out = make_job(tmp_path / "held_out", model)
+    (held_out / "validation.jsonl").write_text("[]\n")
+    assert (training.main([str(held_out)]), error_code(held_out)) == (1, "invalid_validation_file")
+    lost = make_job(tmp_path / "lost", Path("/nowhere"))
+    assert (training.main([str(lost)]), error_code(lost)) == (1, "model_not_found")
+
+
+def error_code(folder: Path) -> str:
+    return str(json.loads((folder / "error.json").read_text())["code"])
+
+
+def test_a_full_disk_fails_the_job_with_a_sentence(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "write_folder", full)
+    folder = make_job(tmp_path / "job", model)
+    assert training.main([str(folder)]) == 1
+    assert "No space left on device" in json.loads((folder / "error.json").read_text())["message"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+def read(tmp_path: Path, tokenizer: Any, lines: list[dict[str, Any]]) -> tuple[str, list[rows.Sample]]:
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    found = rows.read_rows(path)
+    form, key, system = rows.shared(found)
+    settings = training.Settings("ft:x", "x", form, key, system)
+    return form, [sample for line in found for sample in rows.samples(tokenizer, line, settings, 4096)]
+
+
+def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tools(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    form, short = read(tmp_path, tokenizer, ROWS)
+    assert form == "short"
+    assert tokenizer.decode(short[0].ids).startswith("<|im_start|>user\ngo up ten<|im_end|>")
+    form, full = read(tmp_path, tokenizer, [*ROWS, {**ROWS[0], "tools": TOOLS[:2]}])
+    assert form == "full"
+    assert "takeoff(altitude: integer 1..500)" in tokenizer.decode(full[0].ids)
+    assert full[0].answer == short[0].answer
+
+
+def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Path, tokenizer: Any) -> None:
+    old = {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello", "weight": 0},
+            {"role": "user", "content": "land"},
+            {"role": "assistant", "function_call": {"name": "reject", "arguments": "{}"}},
+        ],
+        "functions": [tool["function"] for tool in TOOLS],
+    }
+    _, found = read(tmp_path, tokenizer, [old])
+    assert len(found) == 1
+    learnt = tokenizer.decode(found[0].ids[-found[0].answer :])
+    assert learnt == '{"name": "reject", "arguments": {}}<|im_end|>'
+    _, plain = read(tmp_path, tokenizer, [PLAIN])
+    assert tokenizer.decode(plain[0].ids[-plain[0].answer :]) == "hello<|im_end|>"
+
+
+def test_packing_rows_end_to_end_gives_each_rows_own_loss(model: Path, tmp_path: Path, tokenizer: Any) -> None:
+    _, found = read(tmp_path, tokenizer, ROWS)
+    loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
+    job = training.JobFile("1", "tiny", "ft:x", tmp_path, 0, 1, 4, 1e-3)
+    learner = training.Learner(loaded, job, 1, accelerator())
+    together, hits = learner.loss(found[:5])
+    alone = [learner.loss([sample]) for sample in found[:5]]
+    assert float(together.detach()) == pytest.approx(sum(float(loss.detach()) for loss, _ in alone), rel=1e-4)
+    assert hits == sum(right for _, right in alone)
