@@ -5,6 +5,7 @@ Each function takes the store, a Progress and its settings; it reads values, cal
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from drone_ft import dataset, endpoints, evaluation, fine_tuning, permutations, 
 from drone_ft.catalog import Catalog, default_catalog
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import DatasetError, EndpointError
+from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, WorkCancelled
 from drone_ft.evaluation import Case, Report
 from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
@@ -163,7 +164,7 @@ def _tune(
 ) -> Job:
     with progress.step("tune") as step:
         step.update(0, 0, "handing over the data")
-        job = _job_to_go_on_with(store, progress, train)
+        job = _job_to_go_on_with(store, progress, client, train)
         if job is None:
             job = fine_tuning.start(client, endpoint.name, train, validation or None, model, epochs, suffix)
             store.save_job(job, train, validation)
@@ -174,18 +175,27 @@ def _tune(
             done, total = fine_tuning.progress(now)
             step.update(done, total, now.message, now.seconds_left)
 
-        job = fine_tuning.follow(client, job, changed)
+        try:
+            job = fine_tuning.follow(client, job, changed)
+        except WorkCancelled:
+            # The endpoint was told; the store must know as well, or the next run would go on with this job.
+            store.save_job(dataclasses.replace(store.job(job.id) or job, status="cancelled", seconds_left=None))
+            raise
         step.note(f"{job.tuned_model}")
     progress.remember(model=job.tuned_model)
     return job
 
 
-def _job_to_go_on_with(store: Store, progress: Progress, train: str) -> Job | None:
-    """The job an earlier, broken-off run had started on the same data, unless it failed."""
+def _job_to_go_on_with(store: Store, progress: Progress, client: openai.OpenAI, train: str) -> Job | None:
+    """The job an earlier, broken-off run had started on the same data, unless it ended badly or was lost."""
     job = store.job(progress.run.result.get("job_id", ""))
     if job is None or job.status in ("failed", "cancelled") or store.job_data(job.id)[0] != train:
         return None
-    return job
+    try:
+        job = fine_tuning.refresh(client, job)
+    except EndpointRefused:
+        return None
+    return None if job.status in ("failed", "cancelled") else job
 
 
 def _evaluate(

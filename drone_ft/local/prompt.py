@@ -24,6 +24,7 @@ Message = dict[str, Any]
 Tool = dict[str, Any]
 
 MAX_CALLS = 8
+FINEST = 1e-9
 _INSTRUCTION = 'Functions you can call:\n{lines}\n\nTo call one, write: {{"name": …, "arguments": {{…}}}}'
 
 
@@ -340,6 +341,8 @@ def _closed(schema: Any) -> Any:
         properties = closed.get("properties") or {}
         closed["properties"] = {name: _closed(part) for name, part in properties.items()}
         closed.setdefault("additionalProperties", False)
+    if closed.get("type") == "number" and "multipleOf" not in closed:
+        closed["multipleOf"] = FINEST  # or a model that knows nothing writes digits until its room is full
     return closed
 
 

@@ -95,6 +95,8 @@ def call(name: str, **arguments: Any) -> str:
         (call("camera", mode="video", duration=3601), False),
         (call("home", coordinates={"latitude": -89.5, "longitude": 12}), True),
         (call("home", coordinates={"latitude": 90.5, "longitude": 12}), False),
+        (call("home", coordinates={"latitude": 48.137154321, "longitude": 12}), True),
+        ('{"name": "home", "arguments": {"coordinates": {"latitude": 1.' + "3" * 20, False),  # no digits without end
         (call("home", coordinates={"latitude": 1}), False),
         (call("reject"), True),
         (call("land"), False),
