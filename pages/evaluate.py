@@ -3,7 +3,7 @@
 from drone_ft.ui import evaluating, frame, models, runs, session
 
 frame.head(
-    "Evaluate", "Base and tuned model answer the same requests, which neither was trained on. Did the training help?"
+    "Evaluate", "The model before training (base) and after it (tuned) answer the same unseen requests. Did it help?"
 )
 asking = runs.under_way("evaluate", "demo")
 found = session.store().reports()

@@ -13,11 +13,9 @@ every = session.store().examples()
 writing = runs.under_way("write")
 if writing:
     runs.watch(writing)
-elif not every:
-    examples.failed_writing()
+elif not examples.failed_writing() and not every:
     examples.empty(catalog)
-else:
-    examples.failed_writing()
+if every and not writing:
     examples.summary(every, catalog)
     examples.toolbar(every, catalog)
     wanted = examples.filters(every, catalog)

@@ -4,7 +4,7 @@ from drone_ft.ui import frame, permutations, session
 
 frame.head(
     "Permutations",
-    "Every call the catalog allows. A model should meet each of them in training, or it will not know it.",
+    "Every call the catalog allows. A model should meet each of them in training.",
 )
 current = session.store().catalog()
 found = permutations.counts(current)

@@ -352,8 +352,10 @@ def _download(examples: list[Example], catalog: Catalog) -> None:
         st.caption("JSONL, as fine-tuning takes it. Drafts are left out.")
 
 
-def failed_writing() -> None:
-    """Why the last writing stopped, if it did, and the button that tries again."""
+def failed_writing() -> bool:
+    """Why the last writing stopped, if it did, and the button that tries again. Whether it did."""
     last = session.store().latest_run("write")
-    if last and last.status == "failed":
-        runs.stopped(last)
+    if last is None or last.status != "failed":
+        return False
+    runs.stopped(last)
+    return True

@@ -127,12 +127,14 @@ def empty(message: str, icon: str) -> Any:
 
 
 @contextmanager
-def boundary() -> Iterator[None]:
+def boundary(say: bool = True) -> Iterator[None]:
     """Turns any error into a sentence for people; what an engineer needs goes to the log."""
     try:
         yield
     except Exception as error:
-        st.error(_sentence(error), icon=":material/error:")
+        sentence = _sentence(error)
+        if say:
+            st.error(sentence, icon=":material/error:")
 
 
 def _sentence(error: Exception) -> str:

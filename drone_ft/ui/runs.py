@@ -56,7 +56,8 @@ def stopped(run: work.Run) -> None:
         if failed:
             st.error(words.escape(run.error or "It left no word why."), icon=":material/error:")
         steps(run)
-        st.caption("What is finished is kept and not done again. A training that was broken off begins anew.")
+        anew = " The training begins anew." if not failed and run.kind in ("demo", "tune") else ""
+        st.caption(f"What is finished is kept and not done again.{anew}")
         label = "Try again" if failed else "Start again"
         look = {"type": "primary", "icon": ":material/refresh:"}
         start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", **look)

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import fine_tuning, work
+from drone_ft import fine_tuning, pipeline, work
 from drone_ft.dataset import Example
 from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, models, runs, session, words
@@ -46,7 +46,7 @@ def settings(ready: list[Example], first: bool) -> None:
                 "Epochs",
                 1,
                 20,
-                3,
+                pipeline.DEFAULT_EPOCHS,
                 key="tuning.epochs",
                 width=140,
                 help="How many times the model reads all examples. More is slower, and may teach it by heart.",

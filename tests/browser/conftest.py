@@ -63,8 +63,7 @@ def app(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     _write_a_few(workspace)
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless", "true"]
     command += ["--server.port", str(port), "--server.fileWatcherType", "none"]
-    # One thread: on a busy machine, threads that wait for each other cost this tiny model minutes.
-    env = {**os.environ, "DRONE_FT_WORKSPACE": str(workspace), "DRONE_FT_MODEL": str(model), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "DRONE_FT_WORKSPACE": str(workspace), "DRONE_FT_MODEL": str(model)}
     log = (workspace.parent / "app.log").open("wb")
     running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://localhost:{port}"

@@ -26,6 +26,11 @@ def stopped(store):
         seed.run(store, kind, "failed", "The disk is full. Free some space and try again.")
 
 
+def stopped_at_once(store):
+    for kind in ("demo", "tune", "evaluate", "write"):
+        seed.run(store, kind, "failed", "The disk is full. Free some space and try again.")
+
+
 def under_way(store):
     seed.examples(store, 40)
     seed.job(store, "running")
@@ -33,7 +38,9 @@ def under_way(store):
 
 
 @pytest.mark.parametrize(
-    "state", [lambda store: None, seed.full, stopped, under_way], ids=["empty", "full", "failed", "running"]
+    "state",
+    [lambda store: None, seed.full, stopped, stopped_at_once, under_way],
+    ids=["empty", "full", "failed", "failed at once", "running"],
 )
 @pytest.mark.parametrize("page", PAGES)
 def test_opens_in_every_state(page, state, store, open_page):
@@ -57,7 +64,8 @@ def test_a_failing_disk_is_a_sentence(page, open_page, monkeypatch):
     monkeypatch.setattr(Store, "catalog", fail)
     monkeypatch.setattr(Store, "jobs", fail)
     at = open_page(page)
-    assert "disk is not full" in said(at)
+    assert [e.value for e in at.error if "disk is not full" in e.value] == [e.value for e in at.error]
+    assert len(at.error) == 1
 
 
 def test_a_bug_is_a_calm_sentence_and_its_details_are_in_the_log(open_page, monkeypatch, caplog):
