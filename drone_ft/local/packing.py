@@ -1,4 +1,8 @@
-"""Many rows end to end in one sequence: the big matrices see no padding, attention sees each row alone."""
+"""Many rows end to end in one sequence: the big matrices see no padding, attention sees each row alone.
+
+What all rows begin with is read once, in front, and every row attends to it: exact, gradients included, since no row
+can change what comes before it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ def can_pack(model: Any) -> bool:
 
 
 def pack(model: Any) -> None:
-    """Make a model take rows end to end; give it `position_ids` and `row_lengths` with every pass."""
+    """Make a model take rows end to end; give it position_ids, row_lengths and shared_length with every pass."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attend)
@@ -29,38 +33,51 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def _attend(
-    _module: Any, query: Any, key: Any, value: Any, _mask: Any, *, row_lengths: Sequence[int] = (), **given: Any
+    _module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    _mask: Any,
+    *,
+    row_lengths: Sequence[int] = (),
+    shared_length: int = 0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_given: Any,
 ) -> tuple[Any, None]:
-    """Causal attention within each row; tensors are (1, heads, tokens, size), the result (1, tokens, heads, size)."""
+    """Causal attention of each row to the shared beginning and itself.
+
+    Tensors are (1, heads, tokens, size), the result (1, tokens, heads, size); row_lengths do not count the beginning.
+    """
     import torch
 
-    lengths = list(row_lengths) or [query.shape[2]]
-    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    shared = key.shape[1] != query.shape[1]
-    attended = [
-        torch.nn.functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=_window(q, given.get("sliding_window")),
-            is_causal=not _narrow(q, given.get("sliding_window")),
-            scale=given.get("scaling"),
-            enable_gqa=shared,
+    lengths = [length for length in (shared_length, *row_lengths) if length] or [query.shape[2]]
+    rows = list(zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True))
+    attended = []
+    for place, (q, k, v) in enumerate(rows):
+        if shared_length and place:
+            k, v = torch.cat([rows[0][1], k], dim=2), torch.cat([rows[0][2], v], dim=2)
+        mask = _mask_of(q, k, sliding_window)
+        attended.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
         )
-        for q, k, v in parts
-    ]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _narrow(query: Any, window: int | None) -> bool:
-    return bool(window) and query.shape[2] > (window or 0)
-
-
-def _window(query: Any, window: int | None) -> Any:
-    """The mask of a sliding window, None where the row fits in it."""
+def _mask_of(query: Any, key: Any, window: int | None) -> Any:
+    """What a row may see as (queries, keys), None where plain causal attention says the same."""
     import torch
 
-    if window is None or not _narrow(query, window):
+    queries, keys = query.shape[2], key.shape[2]
+    if queries == keys and (not window or keys <= window):
         return None
-    length = query.shape[2]
-    return torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    return seen.triu(keys - queries + 1 - window) if window and keys > window else seen

@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
-from drone_ft.local import packing, weights
+from drone_ft.local import lora, packing, weights
+from drone_ft.local.lower import LowerLayers
 from drone_ft.local.prompt import Settings
 from drone_ft.local.rows import Sample, read_rows, samples, shared
 
 EPOCHS, BATCH, RATE = 4, 16, 1e-3  # what "auto" means
 RANK, ALPHA, DROPOUT = 16, 32, 0.0
+NOT_LEARNT = 0.4  # share of the layers, from below, that stay as they are: a third of the time, no accuracy
 PACK_TOKENS = 400  # read in one pass: enough for fast matrix products, few enough to stay under 2.5 GB
 WARM_UP = 0.06  # share of all steps
 MIN_EXAMPLES = 10
@@ -157,6 +159,16 @@ def batches(count: int, size: int, seed: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, count, size)]
 
 
+def common_beginning(found: Sequence[Sample]) -> int:
+    """How many tokens all samples begin with, short of the last one before any answer."""
+    first = found[0].ids
+    shared = min(len(sample.ids) - sample.answer - 1 for sample in found)
+    for sample in found:
+        while sample.ids[:shared] != first[:shared]:
+            shared -= 1
+    return max(0, shared)
+
+
 def packs(batch: Sequence[Sample], tokens: int) -> list[list[Sample]]:
     """A batch in pieces of at most `tokens` tokens, one sample at least: what is read in one pass, to bound memory."""
     found: list[list[Sample]] = [[]]
@@ -176,26 +188,34 @@ def packs(batch: Sequence[Sample], tokens: int) -> list[list[Sample]]:
 class Learner:
     """A model with LoRA matrices, its optimizer, and one step of learning."""
 
-    def __init__(self, model: Any, job: JobFile, steps: int, accelerator: Any) -> None:
+    def __init__(self, model: Any, job: JobFile, data: Data, accelerator: Any) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(job.seed)
-        config = LoraConfig(
-            r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
         self.packable = packing.can_pack(model)
         self.pack_tokens = PACK_TOKENS if self.packable else 1
+        self.shared = common_beginning([*data.train, *data.valid]) if self.packable else 0
+        count = int(NOT_LEARNT * len(model.get_decoder().layers)) if self.packable else 0
+        self.lower = LowerLayers(model, count) if count else None
         if self.packable:
             packing.pack(model)
+        config = LoraConfig(
+            r=RANK,
+            lora_alpha=ALPHA,
+            lora_dropout=DROPOUT,
+            target_modules=_learnt(model, count),
+            task_type="CAUSAL_LM",
+        )
         self.plain = get_peft_model(model, config)
+        lora.speed_up(self.plain)
         self.accelerator = accelerator
         self._chosen: Any = None
         self.plain.get_output_embeddings().register_forward_pre_hook(self._answers_only)
         self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self.weights.values(), lr=job.rate, weight_decay=0.0, betas=(0.9, 0.99))
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
-        self.rate, self.steps = job.rate, steps
+        self.rate, self.steps = job.rate, math.ceil(len(data.train) / job.batch) * job.epochs
 
     def _answers_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Project onto the vocabulary only where an answer is to be written: the rest has no loss."""
@@ -205,29 +225,36 @@ class Learner:
         """(summed loss, tokens got right) over the answers of a pack."""
         import torch
 
-        ids: list[int] = []
-        positions: list[int] = []
         chosen: list[int] = []
-        wanted: list[int] = []
+        end = self.shared
         for sample in pack:
-            count = len(sample.ids) - 1
-            chosen += range(len(ids) + count - sample.answer, len(ids) + count)
-            wanted += sample.ids[-sample.answer :]
-            ids += sample.ids[:-1]
-            positions += range(count)
+            end += len(sample.ids) - 1 - self.shared
+            chosen += range(end - sample.answer, end)
         device = self.accelerator.device
         self._chosen = torch.tensor(chosen, device=device)
-        row_lengths = {"row_lengths": [len(sample.ids) - 1 for sample in pack]} if self.packable else {}
-        output = self.model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            **row_lengths,
-        )
+        wanted = [token for sample in pack for token in sample.ids[-sample.answer :]]
+        if self.lower is not None:
+            self.lower.feed([None, *pack], lambda rows: self._inputs(rows, pack[0]))
+        output = self.model(**self._inputs(pack, pack[0]))
         logits = output.logits[0].float()
         target = torch.tensor(wanted, device=device)
         loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
         return loss, int((logits.argmax(-1) == target).sum())
+
+    def _inputs(self, pack: Sequence[Sample], any_sample: Sample) -> dict[str, Any]:
+        """What the model reads: the beginning all samples share, then the rest of each."""
+        import torch
+
+        shared, device = self.shared, self.accelerator.device
+        ids = [*any_sample.ids[:shared], *(token for sample in pack for token in sample.ids[shared:-1])]
+        positions = [*range(shared), *(at for sample in pack for at in range(shared, len(sample.ids) - 1))]
+        rows = {"row_lengths": [len(sample.ids) - 1 - shared for sample in pack], "shared_length": shared}
+        return {
+            "input_ids": torch.tensor([ids], device=device),
+            "position_ids": torch.tensor([positions], device=device),
+            "use_cache": False,
+            **(rows if self.packable else {}),
+        }
 
     def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
         """Learn from a batch; (mean loss, share of answer tokens got right) over all processes."""
@@ -296,6 +323,19 @@ class Learner:
 
     def _raw_optimizer(self) -> Any:
         return getattr(self.optimizer, "optimizer", self.optimizer)
+
+
+def _learnt(model: Any, lower: int) -> list[str]:
+    """Names of the matrices that get LoRA: all in the layers from number `lower` on."""
+    import torch
+
+    layers = {id(layer) for layer in list(model.get_decoder().layers)[lower:]}
+    above = [name for name, module in model.named_modules() if id(module) in layers]
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and any(name.startswith(f"{layer}.") for layer in above)
+    ]
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -374,8 +414,7 @@ class Training:
         if (job.output_dir / "settings.json").exists():
             self.journal.write(f"The tuned model {job.output_model} is already there")
             return
-        per_epoch = math.ceil(len(data.train) / job.batch)
-        learner = Learner(model, job, per_epoch * job.epochs, self.accelerator)
+        learner = Learner(model, job, data, self.accelerator)
         progress = self._resume(learner)
         learner.model.train()
         while progress.epoch < job.epochs:

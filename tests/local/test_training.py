@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from drone_ft.local import rows, training, weights
+from drone_ft.local import lora, rows, training, weights
 from drone_ft.local.engine import Engine
 from drone_ft.local.prompt import ChatRequest
 from tests.local.test_prompt import TOOLS
@@ -282,12 +282,72 @@ def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Pa
     assert tokenizer.decode(plain[0].ids[-plain[0].answer :]) == "hello<|im_end|>"
 
 
-def test_packing_rows_end_to_end_gives_each_rows_own_loss(model: Path, tmp_path: Path, tokenizer: Any) -> None:
-    _, found = read(tmp_path, tokenizer, ROWS)
+def learner_for(model: Path, found: list[rows.Sample], tmp_path: Path) -> training.Learner:
     loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
-    job = training.JobFile("1", "tiny", "ft:x", tmp_path, 0, 1, 4, 1e-3)
-    learner = training.Learner(loaded, job, 1, accelerator())
-    together, hits = learner.loss(found[:5])
-    alone = [learner.loss([sample]) for sample in found[:5]]
+    job = training.JobFile("1", "tiny", "ft:x", tmp_path, 0, 1, 4, 1e-2)
+    data = training.Data(found, [], training.Settings("ft:x", "x", "short", "", ""))
+    return training.Learner(loaded, job, data, accelerator())
+
+
+@pytest.mark.parametrize("not_learnt", [0.0, 0.5])
+def test_packing_rows_behind_their_common_beginning_gives_each_rows_own_loss_and_gradient(
+    model: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, not_learnt: float
+) -> None:
+    import torch
+
+    monkeypatch.setattr(training, "NOT_LEARNT", not_learnt)
+    _, found = read(tmp_path, tokenizer, ROWS)
+    learner = learner_for(model, found[:6], tmp_path)
+    assert tokenizer.decode(found[0].ids[: learner.shared]) == "<|im_start|>user\n"
+    learner.step(found[:6], 0)  # LoRA starts with zero gradients for half its matrices
+    together, hits = learner.loss(found[:6])
+    together.backward()
+    packed = {name: weight.grad.clone() for name, weight in learner.weights.items()}
+    learner.optimizer.zero_grad()
+    learner.shared = 0
+    if learner.lower is not None:
+        learner.lower._kept.clear()
+    alone = [learner.loss([sample]) for sample in found[:6]]
+    for loss, _ in alone:
+        loss.backward()
     assert float(together.detach()) == pytest.approx(sum(float(loss.detach()) for loss, _ in alone), rel=1e-4)
     assert hits == sum(right for _, right in alone)
+    for name, weight in learner.weights.items():
+        assert torch.allclose(weight.grad, packed[name], rtol=1e-3, atol=1e-3 * float(weight.grad.abs().max()))
+
+
+def test_the_short_way_through_lora_is_pefts_own(model: Path, tmp_path: Path, tokenizer: Any) -> None:
+    import torch
+
+    _, found = read(tmp_path, tokenizer, ROWS)
+    learner = learner_for(model, found, tmp_path)
+    learner.step(found[:6], 0)
+    gradients = []
+    for _ in ("short", "long"):
+        loss, _ = learner.loss(found[:6])
+        learner.optimizer.zero_grad()
+        loss.backward()
+        gradients.append({name: weight.grad.clone() for name, weight in learner.weights.items()})
+        for module in learner.plain.modules():
+            module.__dict__.pop("forward", None)  # peft's own way from here on
+    assert lora.speed_up(learner.plain) == len(gradients[0]) // 2
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_lower_layers_that_are_not_learnt_run_once_a_row(
+    model: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found = read(tmp_path, tokenizer, ROWS[:6])
+    losses = []
+    for share in (0.0, 0.5):
+        monkeypatch.setattr(training, "NOT_LEARNT", share)
+        learner = learner_for(model, found, tmp_path)
+        losses.append([float(learner.loss(found)[0].detach()) for _ in range(2)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert learner.lower is not None
+    calls: list[int] = []
+    learner.lower.layers[0]._forward = lambda *_: calls.append(1)
+    learner.loss(found[2:4])
+    assert calls == []
+    assert all(".layers.1." in name for name in learner.weights)
