@@ -87,7 +87,7 @@ def cards(catalog: Catalog) -> None:
     found = [f for f in ordered if wanted.lower() in f"{f.name} {words.title(f.name)} {f.description}".lower()]
     if not found:
         st.caption(f"No function matches “{words.escape(wanted)}”. Clear the search to see all {len(ordered)}.")
-    with st.grid(2, min_column_width=400):
+    with st.grid(2, min_column_width=470):
         for function in found:
             with st.container(border=True, height="stretch"):
                 _card(function, function.name == catalog.reject)

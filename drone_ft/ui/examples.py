@@ -157,7 +157,7 @@ def filters(examples: list[Example], catalog: Catalog) -> Filter:
     """The filter row."""
     functions = [name for name in dict.fromkeys(e.call.name for e in examples) if name != catalog.reject]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Words", type="search", key="examples.text", placeholder="Search the words", width=260)
+        text = st.text_input("Words", type="search", key="examples.text", placeholder="Search the words", width=200)
         function = st.selectbox(
             "Function",
             functions,
@@ -165,7 +165,7 @@ def filters(examples: list[Example], catalog: Catalog) -> Filter:
             format_func=words.title,
             key="examples.function",
             placeholder="All functions",
-            width=240,
+            width=190,
         )
         kind = st.segmented_control("Kind", ["Possible", "Impossible"], key="examples.kind")
         split = st.segmented_control("Used for", ["Training", "Testing"], key="examples.split")
