@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from drone_ft.ui import examples, frame, runs, session
+from drone_ft.ui import example_editor, examples, frame, runs, session
 
 frame.head(
     "Examples",
@@ -22,4 +22,4 @@ if every and not writing:
     shown = [example for example in every if wanted.keeps(example, catalog.reject)]
     st.caption(f"{len(shown):,} of {len(every):,} shown")
     selected = examples.table(shown, catalog)
-    examples.panel(selected, every, catalog)
+    example_editor.panel(selected, every, catalog)

@@ -18,11 +18,11 @@ def ticked(store, *ids):
     """The panel under the table, with these examples ticked: a browser's click AppTest cannot make."""
 
     def script(ids):
-        from drone_ft.ui import examples, session
+        from drone_ft.ui import example_editor, examples, session
 
         every = session.store().examples()
         examples.undo()
-        examples.panel([e for e in every if e.id in ids], every, session.store().catalog())
+        example_editor.panel([e for e in every if e.id in ids], every, session.store().catalog())
 
     at = AppTest.from_function(script, args=(list(ids),), default_timeout=30).run()
     assert not at.exception

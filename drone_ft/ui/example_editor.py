@@ -1,0 +1,135 @@
+"""Under the table of examples: edit one through typed fields, add one, approve or remove several."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import streamlit as st
+
+from drone_ft import dataset
+from drone_ft.catalog import Call, Catalog, problems
+from drone_ft.dataset import Example
+from drone_ft.ui import call_form, frame, session, words
+from drone_ft.ui.examples import ADDING, ORIGINS, SETS
+
+
+def panel(selected: list[Example], examples: list[Example], catalog: Catalog) -> None:
+    """What can be done with the selection: edit one, approve or remove several, or add a new one."""
+    if st.session_state.get(ADDING):
+        with st.container(border=True):
+            st.subheader("New example", anchor=False)
+            _editor(None, examples, catalog)
+    elif len(selected) == 1:
+        with st.container(border=True):
+            st.subheader("Edit this example", anchor=False)
+            _editor(selected[0], examples, catalog)
+    elif selected:
+        _several(selected)
+    else:
+        st.caption("Tick a row to edit it; tick several to approve or remove them.")
+
+
+def _several(selected: list[Example]) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{words.count(len(selected), 'example')} ticked**", width="content")
+        drafts = [e for e in selected if e.status == "draft"]
+        if drafts and st.button(
+            f"Approve {words.count(len(drafts), 'draft')}", icon=":material/check:", key="examples.approve_all"
+        ):
+            for example in drafts:
+                session.store().save_example(dataclasses.replace(example, status="approved"))
+            frame.notify(f"{words.count(len(drafts), 'example')} approved.")
+            st.rerun()
+        _remove(selected)
+
+
+def _remove(selected: list[Example]) -> None:
+    if st.button(
+        "Remove" if len(selected) == 1 else f"Remove all {len(selected)}",
+        icon=":material/delete:",
+        key="examples.remove",
+    ):
+        session.store().remove_examples([e.id for e in selected])
+        frame.notify(f"{words.count(len(selected), 'example')} removed. You can undo this.", ":material/delete:")
+        st.rerun()
+
+
+def _editor(example: Example | None, examples: list[Example], catalog: Catalog) -> None:
+    """Fields for one example, and the buttons to save, approve, remove or close."""
+    key = f"examples.edit.{example.id if example else 'new'}"
+    left, right = st.columns(2)
+    with left:
+        prompt = st.text_area(
+            "A person says",
+            example.prompt if example else "",
+            key=f"{key}.prompt",
+            placeholder="Take off to twenty metres",
+        )
+        if example:
+            st.caption(
+                f"Used for: {SETS.get(example.split, example.split)}. "
+                f"Written by: {ORIGINS.get(example.origin, example.origin)}."
+            )
+    with right:
+        call = call_form.edit(catalog, example.call if example else None, key)
+    with st.container(horizontal=True):
+        if st.button("Save", type="primary", icon=":material/save:", key=f"{key}.save"):
+            _save(example, prompt or "", call, examples, catalog)
+        if (
+            example
+            and example.status == "draft"
+            and st.button("Approve as it is", icon=":material/check:", key=f"{key}.approve")
+        ):
+            session.store().save_example(dataclasses.replace(example, status="approved"))
+            frame.notify("Approved.")
+            st.rerun()
+        if example:
+            _remove([example])
+        elif st.button("Close", key=f"{key}.close"):
+            st.session_state[ADDING] = False
+            st.rerun()
+    if call is not None:
+        with st.expander("As JSON", icon=":material/data_object:"):
+            st.json(call.to_json())
+
+
+def _save(example: Example | None, prompt: str, call: Call | None, examples: list[Example], catalog: Catalog) -> None:
+    """Save what was entered, or say in a sentence what is missing."""
+    words_given = " ".join(prompt.split())
+    if not words_given:
+        st.error("The words are missing. Write what a person would say.", icon=":material/error:")
+        return
+    if call is None:
+        st.error("Choose what the model should do with these words.", icon=":material/error:")
+        return
+    wrong = problems(catalog, call)
+    if wrong:
+        st.error(f"Not saved yet: {words.escape('; '.join(wrong))}.", icon=":material/error:")
+        return
+    new = _changed(example, words_given, call, examples)
+    if new.id != (example.id if example else None) and any(e.id == new.id for e in examples):
+        st.error(
+            "These words with this call are in the list already. Change the words, or close this.",
+            icon=":material/error:",
+        )
+        return
+    session.store().save_example(new, example.id if example else None)
+    st.session_state[ADDING] = False
+    frame.notify("Saved.")
+    st.rerun()
+
+
+def _changed(example: Example | None, prompt: str, call: Call, examples: list[Example]) -> Example:
+    if example is None:
+        return dataset.complete_split([*examples, dataset.make_example(prompt, call)])[-1]
+    same_call = example.call == call
+    if same_call and prompt == example.prompt:
+        return dataclasses.replace(example, status="approved")
+    return dataset.make_example(
+        prompt,
+        call,
+        origin="person",
+        template=example.template,
+        accept=example.accept if same_call else {},
+        split=example.split,
+    )
