@@ -90,7 +90,8 @@ def serve(options: argparse.Namespace) -> int:
     from drone_ft.endpoints import workspace
     from drone_ft.local import server
 
-    return int(server.serve(port=options.port, workspace=workspace(), idle_exit=options.idle_exit) or 0)
+    server.serve(port=options.port, workspace=workspace(), idle_exit=options.idle_exit)
+    return 0
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -254,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(verb=run)
         return added
 
-    catalog = {"type": Path, "metavar": "F", "help": "a catalog file (the drone's is the default)"}
+    catalog: dict[str, Any] = {"type": Path, "metavar": "F", "help": "a catalog file (the drone's is the default)"}
     one = verb(calls, "every call a catalog allows, one JSON object a line")
     one.add_argument("--catalog", **catalog)
     one.add_argument("--count", action="store_true", help="only how many, per function")

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drone_ft import schema, schema_faults, schema_words
+from drone_ft import schema
 from drone_ft.errors import CatalogError
-from drone_ft.schema_pieces import canonical
+from drone_ft.schema import faults as schema_faults
+from drone_ft.schema import words as schema_words
+from drone_ft.schema.pieces import canonical
 
 DEFAULT_PATH = Path(__file__).resolve().parent.parent / "data" / "catalogs" / "drone.json"
 REJECT = "reject_request"

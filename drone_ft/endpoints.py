@@ -71,7 +71,8 @@ def patiently(call: Callable[[], T], attempts: int = 4) -> T:
         stop=stop_after_attempt(attempts),
         reraise=True,
     )
-    return policy(translated, call)
+    result: T = policy(translated, call)
+    return result
 
 
 def translated(call: Callable[[], T]) -> T:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from drone_ft import schema, schema_words
+from drone_ft import schema
 from drone_ft.catalog import Call, Catalog, Function
 from drone_ft.errors import CatalogError
-from drone_ft.schema_pieces import CONDITIONS, Schema, canonical
+from drone_ft.schema import words as schema_words
+from drone_ft.schema.pieces import CONDITIONS, Schema, canonical
 
 Path = tuple[str, ...]
 

@@ -50,7 +50,11 @@ def test_prepare_then_check_and_the_same_seed_gives_the_same_bytes(
     ],
 )
 def test_trouble_is_one_sentence_and_exit_code_1(
-    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     main(["prepare", "--out", str(tmp_path)])
     (tmp_path / "train.jsonl").rename(tmp_path / "good.jsonl")

@@ -57,7 +57,8 @@ class Scripted:
         error = {"code": "invalid_training_file", "message": "line 3 is broken", "param": "training_file"}
         return {
             "id": "ftjob-1", "object": "fine_tuning.job", "created_at": 1, "model": "base", "organization_id": "o",
-            "status": status, "training_file": "file-1", "result_files": [], "seed": 0, "hyperparameters": {"n_epochs": 3},
+            "status": status, "training_file": "file-1", "result_files": [], "seed": 0,
+            "hyperparameters": {"n_epochs": 3},
             "error": error if status == "failed" else {"code": "", "message": "", "param": None},
             "fine_tuned_model": "ft:base:o:s:1" if status == "succeeded" else None,
             "finished_at": 9 if status in fine_tuning.OVER else None,

@@ -15,7 +15,7 @@ from drone_ft import permutations
 from drone_ft.catalog import Call, Catalog, Function, default_catalog, problems
 from drone_ft.errors import CatalogError
 from drone_ft.schema import check, factors, pieces, variants
-from drone_ft.schema_pieces import canonical
+from drone_ft.schema.pieces import canonical
 
 MODE = {"type": "string", "enum": ["photo", "video", "panorama"]}
 LENGTH = {"type": "integer", "minimum": 1, "maximum": 100}

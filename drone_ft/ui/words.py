@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from drone_ft import schema_words
 from drone_ft.catalog import Call
+from drone_ft.schema import words as schema_words
 
 # Read as letters wherever they stand in a code name.
 _LETTERS = ("led", "gps", "sos", "usb", "id", "url", "api", "tv", "ac", "sms")

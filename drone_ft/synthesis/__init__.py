@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from drone_ft import phrasebook, plain
 from drone_ft.catalog import Catalog, Function
 from drone_ft.dataset import Example
-from drone_ft.phrasebook import Phrasebook
+from drone_ft.synthesis import phrasebook, plain
+from drone_ft.synthesis.phrasebook import Phrasebook
 
 MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
 

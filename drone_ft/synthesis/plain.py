@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from drone_ft import permutations, phrasebook, spoken
-from drone_ft.blanks import fill
+from drone_ft import permutations
 from drone_ft.catalog import Call, Catalog, Function, problems
 from drone_ft.dataset import Example, make_example
 from drone_ft.permutations import CallTemplate
+from drone_ft.synthesis import phrasebook, spoken
+from drone_ft.synthesis.blanks import fill
 
 CALLS = 12  # calls sampled of each function
 WORDINGS = 6  # wordings of each of them, at least

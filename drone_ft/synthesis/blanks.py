@@ -6,9 +6,9 @@ import random
 import re
 from typing import Any
 
-from drone_ft import spoken
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.permutations import CallTemplate
+from drone_ft.synthesis import spoken
 
 _ATTEMPTS = 40
 

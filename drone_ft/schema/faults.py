@@ -9,8 +9,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from drone_ft.schema import inline, target
-from drone_ft.schema_pieces import KINDS, Schema
-from drone_ft.schema_words import show
+from drone_ft.schema.pieces import KINDS, Schema
+from drone_ft.schema.words import show
 
 _BOUNDS = (("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems"))
 _ONE_SCHEMA = ("if", "then", "else", "not")

@@ -14,7 +14,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from drone_ft.schema_pieces import (
+from drone_ft.schema.pieces import (
     ANY,
     CONDITIONS,
     HINTS,

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from drone_ft import plain
 from drone_ft.catalog import Catalog, Function, default_catalog, parse_catalog, problems, read_catalog
 from drone_ft.dataset import Example
-from drone_ft.synthesis import write_examples
+from drone_ft.synthesis import plain, write_examples
 
 
 def function(name: str, description: str = "", required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rapidfuzz import fuzz
 
-from drone_ft import phrasebook
 from drone_ft.catalog import Catalog, default_catalog, parse_catalog, problems, read_catalog
 from drone_ft.dataset import Example
 from drone_ft.errors import DatasetError
+from drone_ft.synthesis import phrasebook
 
 CATALOG = default_catalog()
 BOOK = phrasebook.read_phrasebook()

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drone_ft import spoken
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.dataset import Example, make_example
 from drone_ft.errors import DatasetError
+from drone_ft.synthesis import spoken
 
-FOLDER = Path(__file__).resolve().parent.parent / "data" / "phrasebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "phrasebooks"
 KINDS = ("near_misses", "other_abilities", "status_questions", "off_topic", "unclear")
 _SIGNS = {"down": -1, "left": -1, "up": 1, "right": 1}
 _SLOT = re.compile(r"\{([^{}]*)\}")

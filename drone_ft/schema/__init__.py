@@ -9,8 +9,8 @@ from itertools import product
 from typing import Any
 
 from drone_ft.errors import CatalogError
-from drone_ft.schema_logic import meet, meet_all
-from drone_ft.schema_pieces import (
+from drone_ft.schema.logic import meet, meet_all
+from drone_ft.schema.pieces import (
     ANY,
     CONDITIONS,
     NOTES,

@@ -8,7 +8,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from drone_ft.schema import below, inline
-from drone_ft.schema_pieces import KINDS, Schema
+from drone_ft.schema.pieces import KINDS, Schema
 
 _MANY_SCHEMAS = ("allOf", "anyOf", "oneOf")
 

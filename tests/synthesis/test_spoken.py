@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from drone_ft import spoken
+from drone_ft.synthesis import spoken
 
 WORDS = [
     (7, {"seven"}),
