@@ -1,8 +1,8 @@
 """Answers chat requests with the base model or a tuned one: batched, grammar-constrained, prefixes read once.
 
-A step feeds every unfinished row the tokens it has not read yet, aligned to the right, so that one forward pass serves
-rows at different places. What a grammar forces is appended unread and unasked; the model only decides where there is
-a choice. The keys and values of a shared prefix (system prompt and tools) are computed once a model.
+A step feeds every unfinished row the tokens it has not read yet, all in one forward pass, end to end. What a grammar
+forces is appended unread and unasked; the model only decides where there is a choice. A prefix that requests share
+(system prompt and tools) is read once a model.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import WeightsError
-from drone_ft.local import weights
+from drone_ft.local import packing, reading, weights
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, parse
 
-CHUNK = 24  # rows a batch: more gain little speed and cost memory for the repeated prefix
+CHUNK = 64  # rows read together: more gain little speed and cost memory
 TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
 PREFIXES_KEPT = 4
+GRAMMARS_KEPT = 16
 DEFAULT_MAX_TOKENS = 512
 CLOSING_TOKENS = 64  # room kept to end a call properly when its text grows without end
 
@@ -54,7 +55,6 @@ class _Row:
     budget: int
     written: list[int] = field(default_factory=list)
     finish: str | None = None
-    place: int = 0
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Loaded:
 
     model: Any
     settings: Settings | None
-    prefixes: OrderedDict[str, list[tuple[Any, Any]]] = field(default_factory=OrderedDict)
+    prefixes: OrderedDict[str, Any] = field(default_factory=OrderedDict)
 
 
 class Engine:
@@ -79,6 +79,7 @@ class Engine:
         self._vocabulary: Any = None
         self._ends: list[int] = []
         self._closers: Any = None
+        self._matchers: OrderedDict[str, Any] = OrderedDict()
 
     # Models
 
@@ -131,6 +132,8 @@ class Engine:
             weights.use_physical_cores()
             model, self._tokenizer = weights.load(self.source)
             model = model.to(_device())
+            if packing.can_pack(model):
+                packing.pack(model)
             self._ends = _end_ids(model, self._tokenizer)
             self._vocabulary = llguidance.hf.from_tokenizer(
                 self._tokenizer, n_vocab=model.config.vocab_size, eos_token=self._ends
@@ -187,8 +190,18 @@ class Engine:
                 yield answer.text[len(sent) :]
             return answer
 
-    def _row(self, loaded: _Loaded, request: ChatRequest) -> _Row:
+    def _matcher(self, grammar: str) -> Any:
+        """A fresh matcher; copying one is a hundred times faster than compiling its grammar."""
         import llguidance
+
+        if grammar not in self._matchers:
+            while len(self._matchers) >= GRAMMARS_KEPT:
+                self._matchers.popitem(last=False)
+            self._matchers[grammar] = llguidance.LLMatcher(self._vocabulary, grammar)
+        self._matchers.move_to_end(grammar)
+        return self._matchers[grammar].deep_copy()
+
+    def _row(self, loaded: _Loaded, request: ChatRequest) -> _Row:
         import torch
 
         prompt = build(self._tokenizer, request, loaded.settings)
@@ -201,9 +214,7 @@ class Engine:
                 "model can read. Send fewer or shorter messages.",
                 "messages",
             )
-        matcher = None
-        if prompt.grammar is not None:
-            matcher = llguidance.LLMatcher(self._vocabulary, prompt.grammar)
+        matcher = None if prompt.grammar is None else self._matcher(prompt.grammar)
         generator = torch.Generator().manual_seed(request.seed or 0)
         row = _Row(request, prompt, matcher, generator, list(prompt.ids), min(budget, room))
         self._force(row)
@@ -230,45 +241,43 @@ class Engine:
         """Advance the rows, which share a prefix, until all are finished; yields after every forward pass."""
         import torch
 
-        active = [row for row in rows if row.finish is None]
+        active = {number: row for number, row in enumerate(rows) if row.finish is None}
         if not active:
             return
-        with torch.inference_mode():
-            batch = _Batch(loaded.model, self._prefix(loaded, active[0].prompt), len(active))
-        for place, row in enumerate(active):
-            row.place = place
+        reader = reading.reader(loaded.model, self._prefix(loaded, rows[0].prompt))
         while active:
             with torch.inference_mode():
-                logits = batch.read({row.place: row.unread for row in active})
-                for row in active:
+                logits = reader.read({number: row.unread for number, row in active.items()})
+                for row in active.values():
                     row.unread = []
-                self._choose(active, logits)
-                active = [row for row in active if row.finish is None]
-                if active and len(active) <= 0.7 * batch.size:
-                    batch.keep([row.place for row in active])
-                    for place, row in enumerate(active):
-                        row.place = place
+                self._choose(list(active.values()), logits)
+            for number in [number for number, row in active.items() if row.finish is not None]:
+                del active[number]
+                reader.forget(number)
             yield
 
-    def _prefix(self, loaded: _Loaded, prompt: Prompt) -> list[tuple[Any, Any]]:
-        """Keys and values of the prefix, one pair a layer; read once."""
+    def _prefix(self, loaded: _Loaded, prompt: Prompt) -> Any:
+        """The model's memory of the prefix; read once."""
+        import torch
+
         if not prompt.prefix:
-            return []
+            return None
         if prompt.prefix not in loaded.prefixes:
-            batch = _Batch(loaded.model, [], 1)
-            batch.read({0: list(prompt.prefix_ids)})
+            reader = reading.reader(loaded.model)
+            with torch.inference_mode():
+                reader.read({0: prompt.prefix_ids})
             while len(loaded.prefixes) >= PREFIXES_KEPT:
                 loaded.prefixes.popitem(last=False)
-            loaded.prefixes[prompt.prefix] = [(layer.keys, layer.values) for layer in batch.cache.layers]
+            loaded.prefixes[prompt.prefix] = reader.remembered(0)
         loaded.prefixes.move_to_end(prompt.prefix)
         return loaded.prefixes[prompt.prefix]
 
     def _choose(self, rows: list[_Row], logits: Any) -> None:
-        """The next token of every row (logits: one line a place in the batch), then what the grammar forces."""
+        """The next token of every row (logits: one line a row), then what the grammar forces."""
         ends = self._ends
         allowed = self._allowed(rows, logits.shape[-1])
-        for row, mask in zip(rows, allowed, strict=True):
-            scores = logits[row.place].float()
+        for row, mask, line in zip(rows, allowed, logits, strict=True):
+            scores = line.float()
             if mask is not None:
                 scores = scores.masked_fill(~mask.to(scores.device), float("-inf"))
             token = _pick(scores, row)
@@ -324,70 +333,6 @@ class Engine:
         if row.finish is None and len(row.written) >= row.budget:
             row.written = row.written[: row.budget]
             row.finish = "length"
-
-
-class _Batch:
-    """Rows in one key/value cache; each row reads its own number of tokens a pass, aligned to the right."""
-
-    def __init__(self, model: Any, prefix: list[tuple[Any, Any]], size: int) -> None:
-        import torch
-        from transformers import DynamicCache
-
-        self.model, self.size = model, size
-        self.cache = DynamicCache()
-        for layer, (keys, values) in enumerate(prefix):
-            self.cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), layer)
-        length = prefix[0][0].shape[-2] if prefix else 0
-        self.valid = torch.ones(size, length, dtype=torch.bool)
-        self.lengths = [length] * size
-
-    def read(self, unread: dict[int, list[int]]) -> Any:
-        """Logits (size, vocabulary) after each row read its tokens; those of other rows mean nothing."""
-        import torch
-
-        width = max(len(tokens) for tokens in unread.values())
-        ids = torch.zeros(self.size, width, dtype=torch.long)
-        fresh = torch.zeros(self.size, width, dtype=torch.bool)
-        positions = torch.zeros(self.size, width, dtype=torch.long)
-        for place, tokens in unread.items():
-            start, count = self.lengths[place], len(tokens)
-            ids[place, width - count :] = torch.tensor(tokens)
-            fresh[place, width - count :] = True
-            positions[place, width - count :] = torch.arange(start, start + count)
-            self.lengths[place] += count
-        before = self.valid.shape[1]
-        self.valid = torch.cat([self.valid, fresh], dim=1)
-        device = self.model.device
-        output = self.model(
-            input_ids=ids.to(device),
-            attention_mask=self._mask(before, width).to(device),
-            position_ids=positions.to(device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1]
-
-    def _mask(self, before: int, width: int) -> Any:
-        """Additive attention mask (size, 1, width, before + width): causal, padding hidden."""
-        import torch
-
-        seen = self.valid[:, None, :].repeat(1, width, 1)
-        seen[:, :, before:] &= torch.ones(width, width, dtype=torch.bool).tril()
-        # padding sees itself, or its softmax over nothing would be nan and spoil the cache
-        seen[:, range(width), range(before, before + width)] = True
-        low = torch.finfo(self.model.dtype).min
-        return torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(~seen, low)[:, None]
-
-    def keep(self, places: list[int]) -> None:
-        """Only these rows, in this order; columns none of them uses are left where they are."""
-        import torch
-
-        index = torch.tensor(places)
-        self.cache.batch_select_indices(index.to(self.model.device))
-        self.valid = self.valid[index]
-        self.lengths = [self.lengths[place] for place in places]
-        self.size = len(places)
 
 
 def _pick(scores: Any, row: _Row) -> int:

@@ -28,12 +28,17 @@ def pack(model: Any) -> None:
     model.set_attn_implementation(NAME)
 
 
+def is_packed(model: Any) -> bool:
+    """Whether pack() was called on this model, or on the one it was copied from."""
+    return getattr(model.config, "_attn_implementation", None) == NAME
+
+
 def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
 def _attend(
-    _module: Any,
+    module: Any,
     query: Any,
     key: Any,
     value: Any,
@@ -43,6 +48,7 @@ def _attend(
     shared_length: int = 0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    memory: Any = None,
     **_given: Any,
 ) -> tuple[Any, None]:
     """Causal attention of each row to the shared beginning and itself.
@@ -51,24 +57,27 @@ def _attend(
     """
     import torch
 
+    def one_row(q: Any, k: Any, v: Any) -> Any:
+        mask = _mask_of(q, k, sliding_window)
+        return torch.nn.functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None and q.shape[2] > 1,
+            scale=scaling,
+            enable_gqa=k.shape[1] != q.shape[1],
+        )
+
+    if memory is not None:
+        return memory.attend(module.layer_idx, query, key, value, one_row).transpose(1, 2).contiguous(), None
     lengths = [length for length in (shared_length, *row_lengths) if length] or [query.shape[2]]
     rows = list(zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True))
     attended = []
     for place, (q, k, v) in enumerate(rows):
         if shared_length and place:
             k, v = torch.cat([rows[0][1], k], dim=2), torch.cat([rows[0][2], v], dim=2)
-        mask = _mask_of(q, k, sliding_window)
-        attended.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
-            )
-        )
+        attended.append(one_row(q, k, v))
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -77,7 +86,7 @@ def _mask_of(query: Any, key: Any, window: int | None) -> Any:
     import torch
 
     queries, keys = query.shape[2], key.shape[2]
-    if queries == keys and (not window or keys <= window):
+    if queries in (1, keys) and (not window or keys <= window):
         return None
     seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     return seen.triu(keys - queries + 1 - window) if window and keys > window else seen

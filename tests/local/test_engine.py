@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from drone_ft.local import engine as engine_module
-from drone_ft.local import weights
+from drone_ft.local import reading, weights
 from drone_ft.local.engine import Answer, Engine, UnknownModel
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings, build, tools_key
 from tests.local.test_prompt import TOOLS, tool
@@ -106,11 +106,21 @@ def _unsplit(prompt: Any) -> Any:
 
 def test_forced_tokens_are_not_asked_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
-    read = engine_module._Batch.read
-    monkeypatch.setattr(engine_module._Batch, "read", lambda self, unread: passes.append(1) or read(self, unread))
+    read = reading.Packed.read
+    monkeypatch.setattr(reading.Packed, "read", lambda self, unread: passes.append(1) or read(self, unread))
     answer = engine.answer("tiny", [ask("hello", tool_choice={"name": "reject"})])[0]
     assert answer.completion_tokens > 5
     assert len(passes) == 0
+
+
+def test_a_model_whose_attention_cannot_be_replaced_answers_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Engine(engine.models_dir, engine.source)
+    monkeypatch.setattr(engine_module.packing, "can_pack", lambda _: False)
+    requests = [ask(words) for words in WORDS[:3]] + [ask(words, tool_choice="none", max_tokens=9) for words in WORDS]
+    for model in ("tiny", ID):
+        assert plain.answer(model, requests) == engine.answer(model, requests)
 
 
 def test_plain_text_streams_in_the_pieces_of_the_whole_answer(engine: Engine) -> None:
