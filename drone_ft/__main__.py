@@ -102,11 +102,13 @@ def tune(options: argparse.Namespace) -> int:
     train, validation = _read(options.train), _read(options.validation) if options.validation else None
     for path, text in ((options.train, train), (options.validation, validation)):
         troubles = dataset.check_jsonl(text, path.name) if text is not None else []
-        serious = [t for t in troubles if t.line or path is options.train]
+        serious = [t for t in troubles if t.line or path is options.train or not str(text).strip()]
         if serious:
             raise DatasetError(f"{path.name} cannot be trained on. {serious[0]}. See all with: check {path}")
     store, endpoint = Store(), _endpoint(options.base_url)
     client = endpoints.client(endpoint)
+    if options.base_url and not options.model:
+        raise DatasetError("Which model should be tuned? Name it with --model, as the server may have many.")
     model = options.model or pipeline.base_model(client)
     job = fine_tuning.start(client, endpoint.name, train, validation, model, options.epochs, options.suffix)
     store.save_job(job, train, validation)
@@ -238,10 +240,9 @@ def _stop(number: int, frame: object) -> None:
 def _epochs(text: str) -> int | str:
     if text == "auto":
         return text
-    number = int(text)
-    if not 1 <= number <= 50:
+    if not text.isdecimal() or not 1 <= int(text) <= 50:
         raise argparse.ArgumentTypeError("epochs are a whole number from 1 to 50, or auto")
-    return number
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:

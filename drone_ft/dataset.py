@@ -58,7 +58,7 @@ def make_example(prompt: str, call: Call, *, origin: str = "person", template: s
 
 def wording(prompt: str) -> str:
     """The words of a prompt without case, punctuation and numbers: equal for twins."""
-    return re.sub(r"[^a-z#]+", " ", re.sub(r"\d+(?:[.,]\d+)*", "#", prompt.lower())).strip() or prompt
+    return re.sub(r"[^\w#]+|_", " ", re.sub(r"\d+(?:[.,]\d+)*", "#", prompt.casefold())).strip() or prompt
 
 
 def split(examples: Sequence[Example], test_share: float = 0.15, seed: int = 0) -> list[Example]:
@@ -86,6 +86,13 @@ def complete_split(examples: Sequence[Example]) -> list[Example]:
         known = [examples[i].split for i in group if examples[i].split]
         splits.update({i: examples[i].split or known[0] if known else "train" for i in group})  # type: ignore[misc]
     return [dataclasses.replace(e, split=splits[i]) for i, e in enumerate(examples)]
+
+
+def place(new: Sequence[Example], among: Sequence[Example]) -> list[Example]:
+    """New examples with their split: beside their twins among those there; a whole new set is split afresh."""
+    if not any(example.split for example in among):
+        return split(new)
+    return complete_split([*among, *new])[len(among) :]
 
 
 def _twins(examples: Sequence[Example]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -106,6 +106,23 @@ def _refusal(error: openai.APIStatusError) -> EndpointError:
     )
 
 
+def spawn(command: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """A process of its own that outlives us: closing the app's terminal must not end work that is under way."""
+    alone: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=Path(__file__).resolve().parents[1],
+            env={**os.environ, "DRONE_FT_WORKSPACE": str(folder.resolve())},
+            **alone,
+        )
+
+
 def local_endpoint(start: bool = True) -> Endpoint:
     """This computer's server, found by the note it leaves in the workspace, or started.
 
@@ -113,6 +130,8 @@ def local_endpoint(start: bool = True) -> Endpoint:
     """
     folder = workspace() / "engine"
     found = _running(folder)
+    if found and start:
+        _check_model(folder)
     if found or not start:
         if not found:
             raise EndpointUnavailable("The local server does not run. Start it with: python -m drone_ft serve")
@@ -139,20 +158,22 @@ def _running(folder: Path) -> Endpoint | None:
     return Endpoint(LOCAL, f"http://127.0.0.1:{int(note['port'])}/v1")
 
 
+def _check_model(folder: Path) -> None:
+    """A server started with another DRONE_FT_MODEL goes on with that one; nobody should tune it by mistake."""
+    note = json.loads((folder / "server.json").read_text(encoding="utf-8"))
+    wanted = os.environ.get("DRONE_FT_MODEL", "")
+    if note.get("asked", wanted) != wanted:
+        raise EndpointUnavailable(
+            f"The local server runs with another model, {note['model']}, than DRONE_FT_MODEL names now. "
+            f"Stop it (process {note['pid']}) and try again."
+        )
+
+
 def _start(folder: Path) -> Endpoint:
     log = folder / "server.log"
     command = [sys.executable, "-m", "drone_ft", "serve", "--port", "0", "--idle-exit", str(IDLE_EXIT_SECONDS)]
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            cwd=Path(__file__).resolve().parents[1],
-            # Its own session: closing the terminal of the app must not end a training that is under way.
-            start_new_session=True,
-            env={**os.environ, "DRONE_FT_WORKSPACE": str(workspace().resolve())},
-        )
+    log.write_bytes(b"")
+    child = spawn(command, log, workspace())
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if child.poll() is not None:

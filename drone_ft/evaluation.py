@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from drone_ft import endpoints
 from drone_ft.catalog import Call, Catalog, problems
-from drone_ft.errors import DatasetError, EndpointError, EndpointRefused
+from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, EndpointUnavailable
 
 
 class Outcome(StrEnum):
@@ -57,6 +57,11 @@ class Answer:
     text: str = ""
     seconds: float = 0.0
     error: str | None = None
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Answer:
+        """The answer that `dataclasses.asdict` made into plain data."""
+        return cls(**{**row, "call": Call(**row["call"]) if row["call"] else None})
 
 
 def read_cases(path: str | Path, catalog: Catalog | None = None) -> list[Case]:
@@ -162,9 +167,10 @@ def ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Ans
                 temperature=0,
             )
         )
-    except EndpointRefused:
-        raise
     except EndpointError as error:
+        # This one request may be too long for the model; a bad key or an unknown model meets every request.
+        if isinstance(error, EndpointRefused) and error.status not in (400, 413, 422):
+            raise
         return Answer(prompt, None, seconds=time.perf_counter() - started, error=str(error))
     seconds = time.perf_counter() - started
     message = reply.choices[0].message if reply.choices else None
@@ -201,19 +207,22 @@ def ask_all(
     `on_progress` is told how many are done, at least once a second, and may raise to stop.
     """
     started = time.perf_counter()
-    with ThreadPoolExecutor(at_once) as pool:
+    pool = ThreadPoolExecutor(at_once)
+    try:
         futures: list[Future[Answer]] = [pool.submit(ask, client, model, catalog, prompt) for prompt in prompts]
         waiting: set[Future[Answer]] = set(futures)
-        try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                on_progress(len(futures) - len(waiting))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [future.result() for future in futures], time.perf_counter() - started
+        while waiting:
+            done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            on_progress(len(futures) - len(waiting))
+    finally:
+        # Whoever stops does not wait for the answers still on their way.
+        pool.shutdown(wait=False, cancel_futures=True)
+    answers = [future.result() for future in futures]
+    if answers and all(answer.error for answer in answers):
+        raise EndpointUnavailable(f"{model} answered none of {len(answers)} requests. {answers[0].error}")
+    return answers, time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -302,6 +311,20 @@ class Report:
         return scored.count(Outcome.CORRECT), len(scored)
 
 
+def _word(report: Report, base: str, tuned: str) -> str:
+    """Better, worse, or better at one kind and worse at the other: rejecting everything must not pass for better."""
+    shares = {"possible requests": report.possible, "impossible ones": report.impossible}
+    rose: list[str] = []
+    fell: list[str] = []
+    for name, share in shares.items():
+        (was, of), (now, of_now) = share(base), share(tuned)
+        change = (now / of_now if of_now else 0.0) - (was / of if of else 0.0)
+        (rose if change > 0 else fell if change < 0 else []).append(name)
+    if rose and fell:
+        return f"better at {rose[0]} and worse at {fell[0]}"
+    return "better" if rose else "worse"
+
+
 def _key(answer: Answer) -> str:
     return answer.call.key if answer.call else answer.text
 
@@ -326,5 +349,5 @@ def _sentence(report: Report, base: str, tuned: str, better: int, worse: int, p:
     if p >= 0.05:
         clear = f"No clear difference between tuned and base yet: {figures}."
         return f"{clear} It could be chance ({chance}); ask more cases.{outage}"
-    word = "better" if better > worse else "worse"
-    return f"The tuned model is {word}: {figures}. This is not chance ({chance}).{outage}"
+    word = _word(report, base, tuned)
+    return f"The tuned model is {word}: {figures}. This is unlikely to be chance ({chance}).{outage}"

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 
 from drone_ft.endpoints import patiently, translated
-from drone_ft.errors import JobError
+from drone_ft.errors import JobError, WorkCancelled
 
 OVER = ("succeeded", "failed", "cancelled")
 # A careless server can page for ever; no job of ours has more events than this.
@@ -116,7 +116,8 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
 def follow(client: openai.OpenAI, job: Job, on_change: Callable[[Job], None], every: float = 1.0) -> Job:
     """Wait until the job is over, telling `on_change` the job each time; raises JobError when it did not succeed.
 
-    When `on_change` raises (somebody cancelled), the job is cancelled at its endpoint first.
+    When somebody cancelled (`on_change` raises WorkCancelled, or Ctrl-C), the job is cancelled at its endpoint first;
+    any other trouble, such as an outage, leaves it running there.
     """
     try:
         while True:
@@ -125,7 +126,7 @@ def follow(client: openai.OpenAI, job: Job, on_change: Callable[[Job], None], ev
             if job.is_over:
                 break
             time.sleep(every)
-    except BaseException:
+    except (WorkCancelled, KeyboardInterrupt):
         if not job.is_over:
             _cancel_quietly(client, job)
         raise

@@ -46,13 +46,13 @@ def demo(store: Store, progress: Progress, epochs: int = DEFAULT_EPOCHS, seed: i
         counts = permutations.count_catalog(catalog)
         step.update(len(counts), len(counts), f"{sum(counts.values())} calls of {len(counts)} functions")
     with progress.step("examples") as step:
-        written = store.examples()
+        written = store.examples(catalog.name)
         step.note(f"kept your {len(written)} examples" if written else "")
         if not written:
             written = synthesis.write_examples(catalog, seed).examples
             step.note(_mix(written, catalog))
     with progress.step("split") as step:
-        examples = _split(store, written, seed)
+        examples = _split(store, catalog, written, seed)
         train, test = _jsonl(examples, catalog)
         step.note(f"{_count(examples, 'train')} to train on, {_count(examples, 'test')} kept aside")
     with progress.step("server"):
@@ -73,8 +73,8 @@ def write(store: Store, progress: Progress, seed: int = 0) -> None:
         writing = synthesis.write_examples(catalog, seed)
         step.note(_mix(writing.examples, catalog))
     with progress.step("split"):
-        removal = store.replace_examples(dataset.split(writing.examples, seed=seed))
-    progress.remember(plain=list(writing.plain), removal=removal)
+        removal = store.replace_examples(dataset.split(writing.examples, seed=seed), catalog.name)
+    progress.remember(plain=list(writing.plain), missing=list(writing.missing), removal=removal)
 
 
 def tune(
@@ -83,7 +83,7 @@ def tune(
     """Fine-tune on the approved examples of the current catalog; result: job_id, model."""
     progress.plan(("server", "Start the model on this computer"), ("tune", "Fine-tune the model"))
     catalog = store.catalog()
-    examples = dataset.complete_split(approved(store.examples()))
+    examples = dataset.complete_split(approved(store.examples(catalog.name)))
     train, test = _jsonl(examples, catalog)
     with progress.step("server"):
         endpoint = endpoints.local_endpoint()
@@ -128,7 +128,7 @@ def approved(examples: list[Example]) -> list[Example]:
 def choose_cases(store: Store, catalog: Catalog, name: str) -> list[Case]:
     """The cases of a name: a file in data/cases, or the test split of the catalog's own examples."""
     if name == TEST_SPLIT:
-        kept = [Case(e.prompt, e.call, e.accept) for e in store.examples() if e.split == "test"]
+        kept = [Case(e.prompt, e.call, e.accept) for e in store.examples(catalog.name) if e.split == "test"]
         if not kept:
             raise DatasetError(
                 "No examples are kept aside for testing. Write examples first; some are then kept aside."
@@ -137,12 +137,12 @@ def choose_cases(store: Store, catalog: Catalog, name: str) -> list[Case]:
     return evaluation.read_cases(CASES / f"{name}.jsonl", catalog)
 
 
-def _split(store: Store, written: list[Example], seed: int) -> list[Example]:
+def _split(store: Store, catalog: Catalog, written: list[Example], seed: int) -> list[Example]:
     """The examples with their splits; examples that had them keep them."""
     if any(example.split for example in written):
         return dataset.complete_split(approved(written))
     examples = dataset.split(written, seed=seed)
-    store.replace_examples(examples)
+    store.replace_examples(examples, catalog.name)
     return approved(examples)
 
 
@@ -177,7 +177,7 @@ def _tune(
 
         try:
             job = fine_tuning.follow(client, job, changed)
-        except WorkCancelled:
+        except (WorkCancelled, KeyboardInterrupt):
             # The endpoint was told; the store must know as well, or the next run would go on with this job.
             store.save_job(dataclasses.replace(store.job(job.id) or job, status="cancelled", seconds_left=None))
             raise
@@ -212,15 +212,32 @@ def _evaluate(
     for role, model in models.items():
         with progress.step(role) as step:
             step.update(0, len(cases), model)
+            kept = _answered(progress, model, cases)
+            if kept:
+                answers[model], seconds[model] = kept
+                step.update(len(cases), len(cases), f"{model}, answered before")
+                continue
 
             def tell(done: int, step: Any = step) -> None:
                 step.update(done, len(cases))
 
             answers[model], seconds[model] = evaluation.ask_all(client, model, catalog, [c.prompt for c in cases], tell)
+        kept_answers = [dataclasses.asdict(answer) for answer in answers[model]]
+        before = progress.run.result.get("answered", {})
+        progress.remember(answered={**before, model: {"answers": kept_answers, "seconds": seconds[model]}})
     report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time())
     store.save_report(report)
-    progress.remember(report_id=report.id, base=next(iter(models.values())))
+    progress.remember(report_id=report.id, base=next(iter(models.values())), answered={})
     return report
+
+
+def _answered(progress: Progress, model: str, cases: list[Case]) -> tuple[list[evaluation.Answer], float] | None:
+    """What a model answered in an earlier, broken-off run, when it was asked these very cases and all answers came."""
+    kept = progress.run.result.get("answered", {}).get(model)
+    if not kept or [row["prompt"] for row in kept["answers"]] != [case.prompt for case in cases]:
+        return None
+    answers = [evaluation.Answer.from_json(row) for row in kept["answers"]]
+    return None if any(answer.error for answer in answers) else (answers, kept["seconds"])
 
 
 def _mix(examples: list[Example], catalog: Catalog) -> str:

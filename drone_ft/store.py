@@ -159,17 +159,18 @@ class Store:
             )
             return [_example(body) for body in connection.scalars(query.order_by(examples.c.row))]
 
-    def replace_examples(self, new: Sequence[Example]) -> int:
+    def replace_examples(self, new: Sequence[Example], catalog: str | None = None) -> int:
         """Put new examples in place of all; returns the removal, with which `undo_remove` brings the old back."""
         with self._transaction() as connection:
-            removal = self._remove(connection, None)
-            self._insert(connection, new)
+            name = catalog or self._current(connection)
+            removal = self._remove(connection, name, None)
+            self._insert(connection, name, new)
         return removal
 
     def add_examples(self, new: Sequence[Example]) -> None:
         """Add examples behind the others."""
         with self._transaction() as connection:
-            self._insert(connection, new)
+            self._insert(connection, self._current(connection), new)
 
     def save_example(self, example: Example, old_id: str | None = None) -> None:
         """Save an edited example in its place (`old_id` where editing changed its id), or add it."""
@@ -181,22 +182,22 @@ class Store:
             )
             body = dataclasses.asdict(example)
             if not connection.execute(examples.update().where(here).values(id=example.id, body=body)).rowcount:
-                self._insert(connection, [example])
+                self._insert(connection, self._current(connection), [example])
 
     def remove_examples(self, ids: Sequence[str]) -> int:
         """Remove examples; the number returned brings them back with `undo_remove`."""
         with self._transaction() as connection:
-            return self._remove(connection, list(ids))
+            return self._remove(connection, self._current(connection), list(ids))
 
     def undo_remove(self, removal: int) -> int:
         """Bring back what a removal took, as far as it is not there again; returns how many came back."""
         with self._transaction() as connection:
             here = examples.c.catalog == self._current(connection)
             live = sa.select(examples.c.id).where(here, examples.c.removal.is_(None))
-            change = examples.update().where(
-                here, examples.c.removal == removal, examples.c.id.not_in(live.scalar_subquery())
-            )
-            return connection.execute(change.values(removal=None)).rowcount
+            taken = sa.and_(here, examples.c.removal == removal)
+            # What was written again meanwhile stays as it is now; its old row would only stand in the way of undo.
+            connection.execute(examples.delete().where(taken, examples.c.id.in_(live)))
+            return connection.execute(examples.update().where(taken).values(removal=None)).rowcount
 
     def last_removed(self) -> tuple[int, int] | None:
         """The newest removal that can be undone and how many examples it took."""
@@ -210,16 +211,15 @@ class Store:
         name = connection.scalar(sa.select(catalogs.c.name).where(catalogs.c.is_current))
         return str(name) if name else default_catalog().name
 
-    def _insert(self, connection: Connection, new: Sequence[Example]) -> None:
-        name = self._current(connection)
+    def _insert(self, connection: Connection, name: str, new: Sequence[Example]) -> None:
         if new:
             connection.execute(
                 examples.insert(), [{"catalog": name, "id": e.id, "body": dataclasses.asdict(e)} for e in new]
             )
 
-    def _remove(self, connection: Connection, ids: list[str] | None) -> int:
+    def _remove(self, connection: Connection, name: str, ids: list[str] | None) -> int:
         removal = int(connection.scalar(sa.select(sa.func.max(examples.c.removal))) or 0) + 1
-        here = sa.and_(examples.c.catalog == self._current(connection), examples.c.removal.is_(None))
+        here = sa.and_(examples.c.catalog == name, examples.c.removal.is_(None))
         change = examples.update().where(here if ids is None else sa.and_(here, examples.c.id.in_(ids)))
         connection.execute(change.values(removal=removal))
         return removal
@@ -347,9 +347,6 @@ def _run(body: dict[str, Any]) -> work.Run:
 
 
 def _report(body: dict[str, Any]) -> evaluation.Report:
-    def answer(row: dict[str, Any]) -> evaluation.Answer:
-        return evaluation.Answer(**{**row, "call": Call(**row["call"]) if row["call"] else None})
-
     cases = [evaluation.Case(**{**row, "call": Call(**row["call"])}) for row in body["cases"]]
-    answers = {model: [answer(row) for row in rows] for model, rows in body["answers"].items()}
+    answers = {model: [evaluation.Answer.from_json(row) for row in rows] for model, rows in body["answers"].items()}
     return evaluation.Report(**{**body, "cases": cases, "answers": answers})

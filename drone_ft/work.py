@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -16,13 +15,13 @@ import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from filelock import FileLock
 
+from drone_ft.endpoints import spawn
 from drone_ft.errors import DroneFTError, WorkCancelled
 
 if TYPE_CHECKING:
@@ -98,17 +97,7 @@ def start(store: Store, kind: str, settings: dict[str, Any] | None = None) -> Ru
             return last
         run = _new_run(store, kind, settings or {}, last)
     command = [sys.executable, "-m", "drone_ft.work", run.id]
-    with (store.folder / "work.log").open("ab") as out:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            cwd=Path(__file__).resolve().parents[1],
-            start_new_session=True,
-            env={**os.environ, "DRONE_FT_WORKSPACE": str(store.folder.resolve())},
-        )
-    _children.append(child)
+    _children.append(spawn(command, store.folder / "work.log", store.folder))
     return store.run(run.id) or run
 
 

@@ -86,6 +86,7 @@ def test_undo_never_makes_two_of_one() -> None:
     store.replace_examples(THREE)
     removal = store.replace_examples(THREE)
     assert store.undo_remove(removal) == 0 and store.examples() == THREE
+    assert store.last_removed() is None, "an undo that brought nothing back must not be offered for ever"
 
 
 def test_an_edited_example_keeps_its_place() -> None:
@@ -130,7 +131,7 @@ def test_a_write_killed_in_the_middle_loses_nothing_saved(tmp_path: Path) -> Non
         "import os, signal\n"
         "store = Store()\n"
         "with store._transaction() as connection:\n"
-        "    store._remove(connection, None)\n"
+        "    store._remove(connection, 'drone', None)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
@@ -148,7 +149,7 @@ def test_a_disk_that_refuses_is_one_sentence(tmp_path: Path) -> None:
     store.replace_examples(THREE)
     with pytest.raises(StoreError, match="Nothing saved before was changed"), store._transaction() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1")
-        store._insert(connection, [make_example("long " * 5000 + str(n), UP) for n in range(40)])
+        store._insert(connection, "drone", [make_example("long " * 5000 + str(n), UP) for n in range(40)])
     assert Store().examples() == THREE
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="DRONE_FT_WORKSPACE"):

@@ -107,7 +107,8 @@ class Engine:
         found = {}
         for path in sorted(self.models_dir.glob("*/settings.json")):
             settings = self._read_settings(path.parent)
-            if settings is not None:
+            # an adapter fits the base it was learnt with, and no other
+            if settings is not None and settings.base == self.source.name:
                 found[settings.id] = path.parent
         return found
 

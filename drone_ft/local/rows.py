@@ -43,10 +43,10 @@ class Sample:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a JSONL file. Raises DatasetError naming line and field."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path.name} is not UTF-8 text (byte {error.start}). Save it as UTF-8 JSONL.") from error
-    rows = [_row(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    rows = [_row(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not rows:
         raise DatasetError(f"{path.name} holds no examples. Add at least one line with messages.")
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -115,7 +116,8 @@ class _Server(uvicorn.Server):
         host, port = (sockets or [])[0].getsockname()[:2]
         routes: Routes = self._app.state.routes
         url, model = f"http://{host}:{port}/v1", routes.engine.models()[0]
-        write_json(self._note, {"port": port, "pid": os.getpid(), "base_url": url, "model": model})
+        asked = os.environ.get("DRONE_FT_MODEL", "")
+        write_json(self._note, {"port": port, "pid": os.getpid(), "base_url": url, "model": model, "asked": asked})
         print(_welcome(url, model), flush=True)
         if self._idle_exit is not None:
             self._watch = asyncio.create_task(self._end_when_idle(self._idle_exit, routes))
@@ -155,7 +157,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(256)
     except (OSError, OverflowError) as error:
         listener.close()
-        reason = "it is in use by another program" if isinstance(error, OSError) else "there is no such port"
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        reason = (
+            "it is in use by another program" if taken else getattr(error, "strerror", "") or "there is no such port"
+        )
         message = f"The server cannot listen on {host} port {port}: {reason}. Choose another with --port, or 0 for any."
         raise DroneFTError(message) from error
     return listener

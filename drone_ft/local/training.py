@@ -319,7 +319,8 @@ class Learner:
         tensors = load_file(folder / "optimizer.safetensors")
         state = self._raw_optimizer().state
         for name, weight in self.weights.items():
-            state[weight] = {key: tensors[f"{key}:{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
+            moments = {key: tensors[f"{key}:{name}"].to(weight.device) for key in ("exp_avg", "exp_avg_sq")}
+            state[weight] = {**moments, "step": tensors[f"step:{name}"]}
 
     def _raw_optimizer(self) -> Any:
         return getattr(self.optimizer, "optimizer", self.optimizer)
@@ -365,7 +366,7 @@ def write_folder(folder: Path, fill: Any) -> None:
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -571,9 +572,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (folder / "error.json").unlink(missing_ok=True)
     # threads that sleep while they wait leave the cores to the server and to whoever uses the computer
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
     from accelerate import Accelerator
 
-    accelerator = Accelerator()
+    # only cuda is known to work: other accelerators would hold the weights where the optimizer is not restored to
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     _use_cores(accelerator.num_processes)
     training = Training(folder, accelerator)
     signal.signal(signal.SIGTERM, lambda *_: setattr(training, "cancelled", True))

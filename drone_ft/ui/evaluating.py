@@ -13,7 +13,7 @@ from drone_ft.evaluation import Report
 from drone_ft.ui import frame, models, reports, runs, session, words
 
 TITLES = {
-    "drone": "Drone requests written by people",
+    "drone": "Drone requests, written apart from the examples",
     "cookbook": "The cookbook's nine requests",
     pipeline.TEST_SPLIT: "Your own examples kept aside",
 }
@@ -52,9 +52,7 @@ def settings(catalog: Catalog, first: bool) -> None:
                 "There are no requests for this catalog. Write examples first; some are kept aside for this.",
                 icon=":material/info:",
             )
-        st.caption(
-            "Both models get the same instructions, functions and requests. Neither was trained on these requests."
-        )
+        st.caption("Both models get the same instructions, functions and requests.")
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
         runs.start_button(
             "Ask both models", "evaluate", _chosen, "evaluating.start", disabled=not sets or not model, **look

@@ -125,11 +125,6 @@ def _changed(example: Example | None, prompt: str, call: Call, examples: list[Ex
     same_call = example.call == call
     if same_call and prompt == example.prompt:
         return dataclasses.replace(example, status="approved")
-    return dataset.make_example(
-        prompt,
-        call,
-        origin="person",
-        template=example.template,
-        accept=example.accept if same_call else {},
-        split=example.split,
-    )
+    accept = example.accept if same_call else {}
+    edited = dataset.make_example(prompt, call, template=example.template, accept=accept)
+    return dataset.place([edited], [e for e in examples if e.id != example.id])[0]

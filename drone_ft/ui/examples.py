@@ -131,7 +131,7 @@ def _offer(file: Any, catalog: Catalog) -> None:
         icon=":material/check_circle:",
     )
     if fresh and st.button(f"Add {words.count(len(fresh), 'example')}", type="primary", key="examples.load"):
-        session.store().add_examples(dataset.complete_split(fresh))
+        session.store().add_examples(dataset.place(fresh, session.store().examples()))
         frame.notify(f"{words.count(len(fresh), 'example')} added.")
         st.rerun()
 
