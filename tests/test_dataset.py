@@ -155,3 +155,16 @@ def test_trouble_names_line_and_field(line: object, field: str, words: str) -> N
 )
 def test_a_file_too_small_to_train_on_is_named(text: str, words: str) -> None:
     assert words in str(dataset.check_jsonl(text)[0])
+
+
+def test_loaded_examples_are_placed_beside_their_twins_and_a_first_set_is_split() -> None:
+    here = dataset.split(many(), 0.2)
+    kept = next(e for e in here if e.split == "test" and e.call.name == "takeoff_drone")
+    twin = make_example(kept.prompt.upper(), kept.call, origin="file")
+    assert dataset.place([twin], here)[0].split == "test"
+    assert {e.split for e in dataset.place(many(), [])} == {"train", "test"}
+
+
+@pytest.mark.parametrize(("one", "other"), [("Взлети на 20 метров", "Включи свет 5"), ("上升20米", "开灯5")])
+def test_words_of_any_script_are_told_apart(one: str, other: str) -> None:
+    assert dataset.wording(one) != dataset.wording(other)

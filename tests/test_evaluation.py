@@ -12,7 +12,7 @@ import pytest
 
 from drone_ft import evaluation
 from drone_ft.catalog import Call, default_catalog
-from drone_ft.errors import DatasetError, EndpointRefused
+from drone_ft.errors import DatasetError, EndpointRefused, EndpointUnavailable
 from drone_ft.evaluation import Answer, Case, Outcome, Report
 
 CATALOG = default_catalog()
@@ -183,3 +183,29 @@ def test_answers_keep_the_order_of_the_prompts_and_progress_is_told() -> None:
     prompts, told = [f"request {n}" for n in range(40)], [0]
     answers, seconds = evaluation.ask_all(client, "m", CATALOG, prompts, told.append, at_once=7)
     assert [a.text for a in answers] == prompts and told[-1] == 40 and told == sorted(told) and seconds > 0
+
+
+def test_rejecting_everything_is_never_called_better() -> None:
+    rows = [(UP, UP, REJECT)] * 10 + [(REJECT, UP, REJECT)] * 30
+    verdict = make_report(rows).verdict("base", "tuned")
+    assert verdict.better > verdict.worse
+    assert "better at impossible ones and worse at possible requests" in verdict.sentence
+
+
+def test_a_server_that_answers_nothing_is_an_error_and_not_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    body = {"error": {"message": "the weights are damaged", "type": "server_error", "code": None}}
+    with pytest.raises(EndpointUnavailable, match=r"answered none of 2 requests.*the weights are damaged"):
+        evaluation.ask_all(client_that_answers(500, body), "m", CATALOG, ["up", "down"])
+
+
+def test_one_request_too_long_leaves_only_itself_unscored() -> None:
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        if "endless" in json.loads(request.content)["messages"][-1]["content"]:
+            return httpx2.Response(400, json={"error": {"message": "too long", "type": "x", "code": None}})
+        return httpx2.Response(200, json=called(("reject_request", "{}")))
+
+    http = httpx2.Client(transport=httpx2.MockTransport(respond))
+    client = openai.OpenAI(base_url="http://test/v1", api_key="k", max_retries=0, http_client=http)
+    answers, _ = evaluation.ask_all(client, "m", CATALOG, ["up", "endless words"])
+    assert [a.error is None for a in answers] == [True, False]

@@ -166,3 +166,13 @@ def test_a_server_that_is_away_is_one_sentence(boom: Callable[[httpx2.Request], 
     client = openai.OpenAI(base_url="http://test/v1", api_key="k", max_retries=0, http_client=http)
     with pytest.raises(EndpointUnavailable, match=r"Start it|Try again"):
         endpoints.translated(lambda: client.models.list())
+
+
+def test_an_outage_while_following_leaves_the_job_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    server = Scripted("running")
+    job = begin(server)
+    server.fail["GET /fine_tuning/jobs/ftjob-1"] = [refusal(503, None)] * 9
+    with pytest.raises(EndpointUnavailable):
+        fine_tuning.follow(server.client, job, lambda job: None, every=0)
+    assert not any(path.endswith("/cancel") for _, path, _ in server.seen)

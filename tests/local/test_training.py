@@ -85,7 +85,8 @@ def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> No
     answers = engine.answer("ft:tiny:local:x:abcd", asked)
     assert [(a.calls[0][0], json.loads(a.calls[0][1])) for a in answers] == [(n, args) for _, n, args in PAIRS]
     settings = engine.settings("ft:tiny:local:x:abcd")
-    assert settings is not None and settings.form == "short" and settings.system == "You fly."
+    assert settings is not None
+    assert (settings.base, settings.form, settings.system) == ("tiny", "short", "You fly.")
 
 
 def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path, tmp_path: Path) -> None:
