@@ -62,6 +62,7 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    dtype: str = ""
     table: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -124,7 +125,7 @@ def read_data(folder: Path, job: JobFile, tokenizer: Any, limit: int) -> Data:
     form, key, system = shared(rows)
     settings = Settings(
         id=job.output_model,
-        base=job.model,
+        base=weights.resolve(job.model).name,
         form=form,
         tools_key=key,
         system=system,
@@ -429,7 +430,7 @@ class Training:
                 f"The training file has {count} examples; fine-tuning needs at least {MIN_EXAMPLES}. Add some."
             )
         job = read_job(self.folder, count)
-        dtype = weights.fast_dtype()
+        dtype = self._dtype()
         model, tokenizer = weights.load(weights.resolve(job.model), dtype)
         limit = getattr(model.config, "max_position_embeddings", None) or 1 << 20
         data = read_data(self.folder, job, tokenizer, limit)
@@ -439,10 +440,19 @@ class Training:
         )
         return job, data, model
 
+    def _dtype(self) -> Any:
+        """The type of number to learn in: the fastest here, or the one a resumed job began with."""
+        import torch
+
+        checkpoint = last_checkpoint(self.folder)
+        if checkpoint is None:
+            return weights.fast_dtype()
+        return getattr(torch, json.loads((checkpoint / "progress.json").read_text("utf-8"))["dtype"])
+
     def _resume(self, learner: Learner) -> Progress:
         checkpoint = last_checkpoint(self.folder)
         if checkpoint is None:
-            return Progress()
+            return Progress(dtype=str(learner.plain.dtype).removeprefix("torch."))
         learner.restore(checkpoint)
         progress = Progress(**json.loads((checkpoint / "progress.json").read_text("utf-8")))
         self.journal.write(f"Going on after epoch {progress.epoch}, step {progress.step}")
