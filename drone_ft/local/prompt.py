@@ -2,9 +2,9 @@
 
 Two forms of one request:
 - full: the request's system prompt, then every function as one signature line, then the conversation;
-- short: the conversation alone, for a model tuned on rows that all shared one system prompt and one list of tools,
-  asked with the very same ones. It has learnt them; not reading them again costs nothing in quality and saves nine
-  tenths of the tokens.
+- short: the system prompt and the conversation, without the functions, for a model tuned on rows that all shared one
+  system prompt and one list of tools, asked with the very same ones. It has learnt the functions; not reading them
+  again saves nine tenths of the tokens.
 
 A call is written `{"name": "f", "arguments": {…}}`, several calls one a line, arguments in the schema's order.
 """
@@ -98,7 +98,7 @@ def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
     if tuned is not None and tuned.form == "short" and _is_known(request, system, tuned):
-        return "", short_form(tokenizer, turns)
+        return full_form(tokenizer, tuned.system, turns, [])
     return full_form(tokenizer, system, turns, request.tools)
 
 
@@ -174,14 +174,6 @@ def split_system(messages: list[dict[str, str]]) -> tuple[str, list[dict[str, st
 
 
 # Forms
-
-
-def short_form(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    """The turns as the template writes them later in a conversation, that is without any system prompt."""
-    earlier = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    head = _render(tokenizer, earlier, reply=False)
-    whole = _render(tokenizer, earlier + turns, reply=True)
-    return whole[len(head) :] if whole.startswith(head) else _render(tokenizer, turns, reply=True)
 
 
 def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: Sequence[Tool]) -> tuple[str, str]:

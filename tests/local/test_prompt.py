@@ -174,7 +174,8 @@ def test_a_tuned_model_reads_the_tools_only_when_they_differ_from_its_own(
     opening = [{"role": "system", "content": system}] if system else []
     built = prompt.build(tokenizer, replace(ASK, messages=[*opening, *ASK.messages], tools=tools), tuned)
     assert built.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
-    assert (built.prefix == "") is short
+    assert ("takeoff" not in built.prefix) is short
+    assert not short or built.prefix == "<|im_start|>system\nYou fly.<|im_end|>\n"
 
 
 def test_calls_are_written_in_the_schemas_order() -> None:
