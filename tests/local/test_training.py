@@ -38,6 +38,7 @@ def row(words: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+BEGINNING = "<|im_start|>system\nYou fly.<|im_end|>\n<|im_start|>user\n"
 ROWS = [row(*pair) for pair in PAIRS] * 2
 
 
@@ -258,7 +259,7 @@ def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tool
 ) -> None:
     form, short = read(tmp_path, tokenizer, ROWS)
     assert form == "short"
-    assert tokenizer.decode(short[0].ids).startswith("<|im_start|>user\ngo up ten<|im_end|>")
+    assert tokenizer.decode(short[0].ids).startswith(BEGINNING + "go up ten<|im_end|>")
     form, full = read(tmp_path, tokenizer, [*ROWS, {**ROWS[0], "tools": TOOLS[:2]}])
     assert form == "full"
     assert "takeoff(altitude: integer 1..500)" in tokenizer.decode(full[0].ids)
@@ -299,7 +300,7 @@ def test_packing_rows_behind_their_common_beginning_gives_each_rows_own_loss_and
     monkeypatch.setattr(training, "NOT_LEARNT", not_learnt)
     _, found = read(tmp_path, tokenizer, ROWS)
     learner = learner_for(model, found[:6], tmp_path)
-    assert tokenizer.decode(found[0].ids[: learner.shared]) == "<|im_start|>user\n"
+    assert tokenizer.decode(found[0].ids[: learner.shared]) == BEGINNING
     learner.step(found[:6], 0)  # LoRA starts with zero gradients for half its matrices
     together, hits = learner.loss(found[:6])
     together.backward()
