@@ -9,8 +9,6 @@ Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM).
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
 import logging
 import math
@@ -26,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
-from drone_ft.local import lora, packing, weights
-from drone_ft.local.lower import LowerLayers
+from drone_ft.local import weights
+from drone_ft.local.job_folder import Journal, last_checkpoint, write_folder, write_results, write_text
+from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import Settings
 from drone_ft.local.rows import Sample, read_rows, samples, shared
 
@@ -39,7 +38,6 @@ WARM_UP = 0.06  # share of all steps
 MIN_EXAMPLES = 10
 CHECKPOINTS_KEPT = 3
 CANCELLED = 3
-COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
 @dataclass(frozen=True)
@@ -64,27 +62,6 @@ class Progress:
     step: int = 0
     dtype: str = ""
     table: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Journal:
-    """Appends events to events.jsonl, one flushed line each, from the main process only."""
-
-    def __init__(self, path: Path, main: bool) -> None:
-        self.path, self.main = path, main
-
-    def write(self, message: str, data: dict[str, Any] | None = None, level: str = "info") -> None:
-        """One event: a metrics event when it has data, else a message."""
-        if not self.main:
-            return
-        event = {
-            "created_at": int(time.time()),
-            "level": level,
-            "type": "message" if data is None else "metrics",
-            "message": message,
-            "data": data or {},
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
 
 
 def read_job(folder: Path, examples: int) -> JobFile:
@@ -160,250 +137,6 @@ def batches(count: int, size: int, seed: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, count, size)]
 
 
-def common_beginning(found: Sequence[Sample]) -> int:
-    """How many tokens all samples begin with, short of the last one before any answer."""
-    first = found[0].ids
-    shared = min(len(sample.ids) - sample.answer - 1 for sample in found)
-    for sample in found:
-        while sample.ids[:shared] != first[:shared]:
-            shared -= 1
-    return max(0, shared)
-
-
-def packs(batch: Sequence[Sample], tokens: int, shared: int = 0) -> list[list[Sample]]:
-    """A batch in pieces of at most `tokens` tokens, one sample at least: what is read in one pass, to bound memory.
-
-    The `shared` tokens all samples begin with are read once a pass and do not count.
-    """
-    found: list[list[Sample]] = [[]]
-    room = tokens
-    for sample in batch:
-        if found[-1] and len(sample.ids) - shared > room:
-            found.append([])
-            room = tokens
-        found[-1].append(sample)
-        room -= len(sample.ids) - shared
-    return found
-
-
-# Model
-
-
-class Learner:
-    """A model with LoRA matrices, its optimizer, and one step of learning."""
-
-    def __init__(self, model: Any, job: JobFile, data: Data, accelerator: Any) -> None:
-        import torch
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(job.seed)
-        self.packable = packing.can_pack(model)
-        self.pack_tokens = PACK_TOKENS if self.packable else 1
-        self.shared = common_beginning([*data.train, *data.valid]) if self.packable else 0
-        count = int(NOT_LEARNT * len(model.get_decoder().layers)) if self.packable else 0
-        self.lower = LowerLayers(model, count) if count else None
-        if self.packable:
-            packing.pack(model)
-        config = LoraConfig(
-            r=RANK,
-            lora_alpha=ALPHA,
-            lora_dropout=DROPOUT,
-            target_modules=_learnt(model, count),
-            task_type="CAUSAL_LM",
-        )
-        self.plain = get_peft_model(model, config)
-        lora.speed_up(self.plain)
-        self.accelerator = accelerator
-        self._chosen: Any = None
-        self.plain.get_output_embeddings().register_forward_pre_hook(self._answers_only)
-        self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(self.weights.values(), lr=job.rate, weight_decay=0.0, betas=(0.9, 0.99))
-        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
-        self.rate, self.steps = job.rate, math.ceil(len(data.train) / job.batch) * job.epochs
-
-    def _answers_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Project onto the vocabulary only where an answer is to be written: the rest has no loss."""
-        return (inputs[0][:, self._chosen],)
-
-    def loss(self, pack: Sequence[Sample]) -> tuple[Any, int]:
-        """(summed loss, tokens got right) over the answers of a pack."""
-        import torch
-
-        chosen: list[int] = []
-        end = self.shared
-        for sample in pack:
-            end += len(sample.ids) - 1 - self.shared
-            chosen += range(end - sample.answer, end)
-        device = self.accelerator.device
-        self._chosen = torch.tensor(chosen, device=device)
-        wanted = [token for sample in pack for token in sample.ids[-sample.answer :]]
-        if self.lower is not None:
-            self.lower.feed([None, *pack], lambda rows: self._inputs(rows, pack[0]))
-        output = self.model(**self._inputs(pack, pack[0]))
-        logits = output.logits[0].float()
-        target = torch.tensor(wanted, device=device)
-        loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
-        return loss, int((logits.argmax(-1) == target).sum())
-
-    def _inputs(self, pack: Sequence[Sample], any_sample: Sample) -> dict[str, Any]:
-        """What the model reads: the beginning all samples share, then the rest of each."""
-        import torch
-
-        shared, device = self.shared, self.accelerator.device
-        ids = [*any_sample.ids[:shared], *(token for sample in pack for token in sample.ids[shared:-1])]
-        positions = [*range(shared), *(at for sample in pack for at in range(shared, len(sample.ids) - 1))]
-        rows = {"row_lengths": [len(sample.ids) - 1 - shared for sample in pack], "shared_length": shared}
-        return {
-            "input_ids": torch.tensor([ids], device=device),
-            "position_ids": torch.tensor([positions], device=device),
-            "use_cache": False,
-            **(rows if self.packable else {}),
-        }
-
-    def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
-        """Learn from a batch; (mean loss, share of answer tokens got right) over all processes."""
-        import torch
-
-        processes = self.accelerator.num_processes
-        mine = batch[self.accelerator.process_index :: processes]
-        weight = 1.0 if mine else 0.0  # a process without a row must still take part in the exchange
-        tokens = sum(sample.answer for sample in batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * _schedule(number, self.steps)
-        total, right = 0.0, 0.0
-        pieces = packs(mine or batch[:1], self.pack_tokens, self.shared)
-        for place, pack in enumerate(pieces):
-            last = place == len(pieces) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, hits = self.loss(pack)
-                # gradients are averaged over processes, so the mean over all answer tokens needs the factor
-                self.accelerator.backward(loss * (weight * processes / tokens))
-            total, right = total + float(loss.detach()) * weight, right + hits * weight
-        self.accelerator.clip_grad_norm_(list(self.weights.values()), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        sums = self.accelerator.reduce(torch.tensor([total, right], device=self.accelerator.device), reduction="sum")
-        return float(sums[0]) / tokens, float(sums[1]) / tokens
-
-    def measure(self, held_out: Sequence[Sample]) -> tuple[float, float]:
-        """(mean loss, share of tokens right) on samples that are not learnt from."""
-        import torch
-
-        total, right = 0.0, 0
-        self.model.eval()
-        with torch.no_grad():
-            for pack in packs(held_out, self.pack_tokens, self.shared):
-                loss, hits = self.loss(pack)
-                total, right = total + float(loss), right + hits
-        self.model.train()
-        tokens = sum(sample.answer for sample in held_out)
-        return total / tokens, right / tokens
-
-    def save(self, folder: Path) -> None:
-        """The adapter, in peft's own format."""
-        self.plain.save_pretrained(folder)
-
-    def save_optimizer(self, path: Path) -> None:
-        """Both moments of every weight, as safetensors: nothing of ours is ever unpickled."""
-        from safetensors.torch import save_file
-
-        state = self._raw_optimizer().state
-        tensors = {}
-        for name, weight in self.weights.items():
-            for key in ("exp_avg", "exp_avg_sq", "step"):
-                tensors[f"{key}:{name}"] = state[weight][key]
-        save_file(tensors, path)
-
-    def restore(self, folder: Path) -> None:
-        """Weights and optimizer of a checkpoint."""
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(self.plain, load_file(folder / "adapter_model.safetensors"))
-        tensors = load_file(folder / "optimizer.safetensors")
-        state = self._raw_optimizer().state
-        for name, weight in self.weights.items():
-            moments = {key: tensors[f"{key}:{name}"].to(weight.device) for key in ("exp_avg", "exp_avg_sq")}
-            state[weight] = {**moments, "step": tensors[f"step:{name}"]}
-
-    def _raw_optimizer(self) -> Any:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
-
-
-def _learnt(model: Any, lower: int) -> list[str]:
-    """Names of the matrices that get LoRA: all in the layers from number `lower` on."""
-    import torch
-
-    layers = {id(layer) for layer in list(model.get_decoder().layers)[lower:]}
-    above = [name for name, module in model.named_modules() if id(module) in layers]
-    return [
-        name
-        for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear and any(name.startswith(f"{layer}.") for layer in above)
-    ]
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Share of the full learning rate: a short rise, then a straight way down."""
-    rise = max(1, round(WARM_UP * steps))
-    return min((step + 1) / rise, max(0.02, (steps - step) / max(1, steps - rise)))
-
-
-# Files
-
-
-def write_folder(folder: Path, fill: Any) -> None:
-    """Make `folder` complete or not at all: filled under another name, synced, renamed."""
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    fill(temporary)
-    for path in sorted(temporary.rglob("*")):
-        if path.is_file():
-            _sync(path)
-    _sync(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once."""
-    temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(text, "utf-8")
-    _sync(temporary)
-    temporary.replace(path)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a job."""
-    found = [path for path in (folder / "checkpoints").glob("epoch-*") if (path / "progress.json").exists()]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def write_results(folder: Path, table: Sequence[dict[str, Any]]) -> None:
-    """result.csv: one line a step, as the hosted API has it."""
-    path = folder / ".result.csv.unfinished"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(table)
-    path.replace(folder / "result.csv")
-
-
-# The process
-
-
 class Training:
     """One job from its files to its adapter."""
 
@@ -419,7 +152,10 @@ class Training:
         if (job.output_dir / "settings.json").exists():
             self.journal.write(f"The tuned model {job.output_model} is already there")
             return
-        learner = Learner(model, job, data, self.accelerator)
+        recipe = Recipe(RANK, ALPHA, DROPOUT, NOT_LEARNT, PACK_TOKENS, WARM_UP)
+        steps = math.ceil(len(data.train) / job.batch) * job.epochs
+        known = [*data.train, *data.valid]
+        learner = Learner(model, known, recipe, self.accelerator, rate=job.rate, steps=steps, seed=job.seed)
         progress = self._resume(learner)
         learner.model.train()
         while progress.epoch < job.epochs:

@@ -15,6 +15,7 @@ import pytest
 
 from drone_ft.local import lora, rows, training, weights
 from drone_ft.local.engine import Engine
+from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import ChatRequest
 from tests.local.test_prompt import TOOLS
 from tests.local.tiny import make_tiny_model
@@ -284,22 +285,20 @@ def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Pa
     assert tokenizer.decode(plain[0].ids[-plain[0].answer :]) == "hello<|im_end|>"
 
 
-def learner_for(model: Path, found: list[rows.Sample], tmp_path: Path) -> training.Learner:
+def learner_for(model: Path, found: list[rows.Sample], not_learnt: float = 0.5) -> Learner:
     loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
-    job = training.JobFile("1", "tiny", "ft:x", tmp_path, 0, 1, 4, 1e-2)
-    data = training.Data(found, [], training.Settings("ft:x", "x", "short", "", ""))
-    return training.Learner(loaded, job, data, accelerator())
+    recipe = Recipe(rank=16, alpha=32, dropout=0.0, not_learnt=not_learnt, pack_tokens=400, warm_up=0.1)
+    return Learner(loaded, found, recipe, accelerator(), rate=1e-2, steps=10, seed=0)
 
 
 @pytest.mark.parametrize("not_learnt", [0.0, 0.5])
 def test_packing_rows_behind_their_common_beginning_gives_each_rows_own_loss_and_gradient(
-    model: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, not_learnt: float
+    model: Path, tmp_path: Path, tokenizer: Any, not_learnt: float
 ) -> None:
     import torch
 
-    monkeypatch.setattr(training, "NOT_LEARNT", not_learnt)
     _, found = read(tmp_path, tokenizer, ROWS)
-    learner = learner_for(model, found[:6], tmp_path)
+    learner = learner_for(model, found[:6], not_learnt)
     assert tokenizer.decode(found[0].ids[: learner.shared]) == BEGINNING
     learner.step(found[:6], 0)  # LoRA starts with zero gradients for half its matrices
     together, hits = learner.loss(found[:6])
@@ -322,7 +321,7 @@ def test_the_short_way_through_lora_is_pefts_own(model: Path, tmp_path: Path, to
     import torch
 
     _, found = read(tmp_path, tokenizer, ROWS)
-    learner = learner_for(model, found, tmp_path)
+    learner = learner_for(model, found)
     learner.step(found[:6], 0)
     gradients = []
     for _ in ("short", "long"):
@@ -337,14 +336,11 @@ def test_the_short_way_through_lora_is_pefts_own(model: Path, tmp_path: Path, to
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
 
 
-def test_lower_layers_that_are_not_learnt_run_once_a_row(
-    model: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lower_layers_that_are_not_learnt_run_once_a_row(model: Path, tmp_path: Path, tokenizer: Any) -> None:
     _, found = read(tmp_path, tokenizer, ROWS[:6])
     losses = []
     for share in (0.0, 0.5):
-        monkeypatch.setattr(training, "NOT_LEARNT", share)
-        learner = learner_for(model, found, tmp_path)
+        learner = learner_for(model, found, share)
         losses.append([float(learner.loss(found)[0].detach()) for _ in range(2)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert learner.lower is not None

@@ -1,0 +1,221 @@
+"""What learns: a model with LoRA matrices, its optimizer, and one step over a batch of samples."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drone_ft.local import lora, packing
+from drone_ft.local.lower import LowerLayers
+from drone_ft.local.rows import Sample
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to learn, whatever the data: LoRA's size, what stays as it is, how much is read in one pass."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    not_learnt: float  # share of the layers, from below
+    pack_tokens: int
+    warm_up: float  # share of all steps
+
+
+def common_beginning(found: Sequence[Sample]) -> int:
+    """How many tokens all samples begin with, short of the last one before any answer."""
+    first = found[0].ids
+    shared = min(len(sample.ids) - sample.answer - 1 for sample in found)
+    for sample in found:
+        while sample.ids[:shared] != first[:shared]:
+            shared -= 1
+    return max(0, shared)
+
+
+def packs(batch: Sequence[Sample], tokens: int, shared: int = 0) -> list[list[Sample]]:
+    """A batch in pieces of at most `tokens` tokens, one sample at least: what is read in one pass, to bound memory.
+
+    The `shared` tokens all samples begin with are read once a pass and do not count.
+    """
+    found: list[list[Sample]] = [[]]
+    room = tokens
+    for sample in batch:
+        if found[-1] and len(sample.ids) - shared > room:
+            found.append([])
+            room = tokens
+        found[-1].append(sample)
+        room -= len(sample.ids) - shared
+    return found
+
+
+class Learner:
+    """A model with LoRA matrices, its optimizer, and one step of learning; `found` is every sample it will ever see."""
+
+    def __init__(
+        self,
+        model: Any,
+        found: Sequence[Sample],
+        recipe: Recipe,
+        accelerator: Any,
+        *,
+        rate: float,
+        steps: int,
+        seed: int,
+    ) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(seed)
+        self.packable = packing.can_pack(model)
+        self.pack_tokens = recipe.pack_tokens if self.packable else 1
+        self.shared = common_beginning(found) if self.packable else 0
+        count = int(recipe.not_learnt * len(model.get_decoder().layers)) if self.packable else 0
+        self.lower = LowerLayers(model, count) if count else None
+        if self.packable:
+            packing.pack(model)
+        config = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=recipe.dropout,
+            target_modules=_learnt(model, count),
+            task_type="CAUSAL_LM",
+        )
+        self.plain = get_peft_model(model, config)
+        lora.speed_up(self.plain)
+        self.accelerator = accelerator
+        self._chosen: Any = None
+        self.plain.get_output_embeddings().register_forward_pre_hook(self._answers_only)
+        self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
+        self.rate, self.steps, self.warm_up = rate, steps, recipe.warm_up
+
+    def _answers_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Project onto the vocabulary only where an answer is to be written: the rest has no loss."""
+        return (inputs[0][:, self._chosen],)
+
+    def loss(self, pack: Sequence[Sample]) -> tuple[Any, int]:
+        """(summed loss, tokens got right) over the answers of a pack."""
+        import torch
+
+        chosen: list[int] = []
+        end = self.shared
+        for sample in pack:
+            end += len(sample.ids) - 1 - self.shared
+            chosen += range(end - sample.answer, end)
+        device = self.accelerator.device
+        self._chosen = torch.tensor(chosen, device=device)
+        wanted = [token for sample in pack for token in sample.ids[-sample.answer :]]
+        if self.lower is not None:
+            self.lower.feed([None, *pack], lambda rows: self._inputs(rows, pack[0]))
+        output = self.model(**self._inputs(pack, pack[0]))
+        logits = output.logits[0].float()
+        target = torch.tensor(wanted, device=device)
+        loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+        return loss, int((logits.argmax(-1) == target).sum())
+
+    def _inputs(self, pack: Sequence[Sample], any_sample: Sample) -> dict[str, Any]:
+        """What the model reads: the beginning all samples share, then the rest of each."""
+        import torch
+
+        shared, device = self.shared, self.accelerator.device
+        ids = [*any_sample.ids[:shared], *(token for sample in pack for token in sample.ids[shared:-1])]
+        positions = [*range(shared), *(at for sample in pack for at in range(shared, len(sample.ids) - 1))]
+        rows = {"row_lengths": [len(sample.ids) - 1 - shared for sample in pack], "shared_length": shared}
+        return {
+            "input_ids": torch.tensor([ids], device=device),
+            "position_ids": torch.tensor([positions], device=device),
+            "use_cache": False,
+            **(rows if self.packable else {}),
+        }
+
+    def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
+        """Learn from a batch; (mean loss, share of answer tokens got right) over all processes."""
+        import torch
+
+        processes = self.accelerator.num_processes
+        mine = batch[self.accelerator.process_index :: processes]
+        weight = 1.0 if mine else 0.0  # a process without a row must still take part in the exchange
+        tokens = sum(sample.answer for sample in batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * _schedule(number, self.steps, self.warm_up)
+        total, right = 0.0, 0.0
+        pieces = packs(mine or batch[:1], self.pack_tokens, self.shared)
+        for place, pack in enumerate(pieces):
+            last = place == len(pieces) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, hits = self.loss(pack)
+                # gradients are averaged over processes, so the mean over all answer tokens needs the factor
+                self.accelerator.backward(loss * (weight * processes / tokens))
+            total, right = total + float(loss.detach()) * weight, right + hits * weight
+        self.accelerator.clip_grad_norm_(list(self.weights.values()), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        sums = self.accelerator.reduce(torch.tensor([total, right], device=self.accelerator.device), reduction="sum")
+        return float(sums[0]) / tokens, float(sums[1]) / tokens
+
+    def measure(self, held_out: Sequence[Sample]) -> tuple[float, float]:
+        """(mean loss, share of tokens right) on samples that are not learnt from."""
+        import torch
+
+        total, right = 0.0, 0
+        self.model.eval()
+        with torch.no_grad():
+            for pack in packs(held_out, self.pack_tokens, self.shared):
+                loss, hits = self.loss(pack)
+                total, right = total + float(loss), right + hits
+        self.model.train()
+        tokens = sum(sample.answer for sample in held_out)
+        return total / tokens, right / tokens
+
+    def save(self, folder: Path) -> None:
+        """The adapter, in peft's own format."""
+        self.plain.save_pretrained(folder)
+
+    def save_optimizer(self, path: Path) -> None:
+        """Both moments of every weight, as safetensors: nothing of ours is ever unpickled."""
+        from safetensors.torch import save_file
+
+        state = self._raw_optimizer().state
+        tensors = {}
+        for name, weight in self.weights.items():
+            for key in ("exp_avg", "exp_avg_sq", "step"):
+                tensors[f"{key}:{name}"] = state[weight][key]
+        save_file(tensors, path)
+
+    def restore(self, folder: Path) -> None:
+        """Weights and optimizer of a checkpoint."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(self.plain, load_file(folder / "adapter_model.safetensors"))
+        tensors = load_file(folder / "optimizer.safetensors")
+        state = self._raw_optimizer().state
+        for name, weight in self.weights.items():
+            moments = {key: tensors[f"{key}:{name}"].to(weight.device) for key in ("exp_avg", "exp_avg_sq")}
+            state[weight] = {**moments, "step": tensors[f"step:{name}"]}
+
+    def _raw_optimizer(self) -> Any:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+
+def _learnt(model: Any, lower: int) -> list[str]:
+    """Names of the matrices that get LoRA: all in the layers from number `lower` on."""
+    import torch
+
+    layers = {id(layer) for layer in list(model.get_decoder().layers)[lower:]}
+    above = [name for name, module in model.named_modules() if id(module) in layers]
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and any(name.startswith(f"{layer}.") for layer in above)
+    ]
+
+
+def _schedule(step: int, steps: int, warm_up: float) -> float:
+    """Share of the full learning rate: a short rise, then a straight way down."""
+    rise = max(1, round(warm_up * steps))
+    return min((step + 1) / rise, max(0.02, (steps - step) / max(1, steps - rise)))
