@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from drone_ft import dataset
 from drone_ft.catalog import Catalog, Function
 from drone_ft.dataset import Example
 from drone_ft.synthesis import phrasebook, plain
@@ -45,11 +47,34 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
         written += plain.write_impossible(catalog, plain_ones, seed)
     examples: dict[str, Example] = {}
     for example in written:
-        examples.setdefault(example.prompt.casefold(), example)
+        examples.setdefault(_bare(example.prompt), example)
     return Writing(
-        list(examples.values()),
+        [_typed(example, seed) for example in examples.values()],
         plain=tuple(function.name for function in plain_ones if function.name in said),
         missing=tuple(function.name for function in plain_ones if function.name not in said),
+    )
+
+
+def _bare(prompt: str) -> str:
+    return prompt.casefold().rstrip(".")
+
+
+def _typed(example: Example, seed: int) -> Example:
+    """The example as one person or another would type it: capital and full stop, capital alone, or neither.
+
+    Dealt out alike to possible and impossible requests: otherwise a model learns that a full stop means "possible".
+    """
+    prompt, style = example.prompt, random.Random(f"{seed}:{example.prompt}").randrange(3)
+    first = prompt.split(maxsplit=1)[0]
+    if style < 2:
+        prompt = prompt[0].upper() + prompt[1:]
+    elif first[1:].islower() and not first.startswith("I'"):
+        prompt = prompt[0].lower() + prompt[1:]
+    prompt = prompt.rstrip(".")
+    if style == 0 and prompt[-1].isalnum():
+        prompt += "."
+    return dataset.make_example(
+        prompt, example.call, origin=example.origin, template=example.template, accept=example.accept
     )
 
 

@@ -159,3 +159,15 @@ def test_names_and_descriptions_become_imperatives(name: str, description: str, 
 
 def test_no_words_for_an_empty_catalog() -> None:
     assert write_examples(Catalog("none", "", (), None)).examples == []
+
+
+def test_how_a_request_is_typed_does_not_give_away_whether_it_is_possible() -> None:
+    written = write_examples(default_catalog()).examples
+    for looks in (lambda p: p.endswith("."), lambda p: p[0].isupper()):
+        shares = []
+        for impossible in (True, False):
+            prompts = [
+                e.prompt for e in written if (e.call.name == "reject_request") is impossible and "?" not in e.prompt
+            ]
+            shares.append(sum(map(looks, prompts)) / len(prompts))
+        assert abs(shares[0] - shares[1]) < 0.06, shares
