@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 import openai
 
 from drone_ft.endpoints import patiently, translated
-from drone_ft.errors import JobError, WorkCancelled
+from drone_ft.errors import EndpointError, JobError, WorkCancelled
 
 OVER = ("succeeded", "failed", "cancelled")
 # A careless server can page for ever; no job of ours has more events than this.
@@ -128,19 +129,13 @@ def follow(client: openai.OpenAI, job: Job, on_change: Callable[[Job], None], ev
             time.sleep(every)
     except (WorkCancelled, KeyboardInterrupt):
         if not job.is_over:
-            _cancel_quietly(client, job)
+            # The first error is the one worth telling.
+            with contextlib.suppress(EndpointError):
+                cancel(client, job)
         raise
     if job.status != "succeeded" or not job.tuned_model:
         raise JobError(f"The fine-tuning job ended as {job.status}: {job.message or 'no reason given'}")
     return job
-
-
-def _cancel_quietly(client: openai.OpenAI, job: Job) -> None:
-    """Cancel on the way out; the first error is the one worth telling."""
-    try:
-        cancel(client, job)
-    except Exception:
-        return
 
 
 def cancel(client: openai.OpenAI, job: Job) -> Job:

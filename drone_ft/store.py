@@ -268,6 +268,12 @@ class Store:
                 for body in connection.scalars(sa.select(reports.c.body).order_by(reports.c.created.desc()))
             ]
 
+    def latest_report(self) -> evaluation.Report | None:
+        """The newest report, without reading the others."""
+        with self._transaction() as connection:
+            body = connection.scalar(sa.select(reports.c.body).order_by(reports.c.created.desc()).limit(1))
+        return _report(body) if body else None
+
     def report(self, report_id: str) -> evaluation.Report | None:
         """One report by its id."""
         with self._transaction() as connection:

@@ -59,7 +59,7 @@ def test_everything_comes_back_from_another_process_eyes() -> None:
     again = Store()
     assert again.catalog() == catalog and again.examples() == THREE
     assert again.jobs() == [job] and again.job("j") == job and again.job_data("j") == ("train", "valid")
-    assert again.reports() == [report] and again.report("r") == report
+    assert again.reports() == [report] and again.latest_report() == report and again.report("r") == report
     assert again.runs() == [run] and again.latest_run("demo") == run and again.latest_run("tune") is None
 
 

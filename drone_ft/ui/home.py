@@ -102,8 +102,7 @@ def next_step(stops: list[Stop]) -> None:
 
 def newest_report() -> Report | None:
     """The newest evaluation report."""
-    found = session.store().reports()
-    return found[0] if found else None
+    return session.store().latest_report()
 
 
 def _offer(look: str) -> None:
