@@ -11,7 +11,7 @@ from typing import Any
 from drone_ft import dataset
 from drone_ft.catalog import Catalog, Function
 from drone_ft.dataset import Example
-from drone_ft.synthesis import phrasebook, plain
+from drone_ft.synthesis import manner, phrasebook, plain
 from drone_ft.synthesis.phrasebook import Phrasebook
 
 MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
@@ -30,7 +30,7 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
     """Requests for every function of a catalog, and impossible ones if it has a function to reject with.
 
     The same catalog, seed and phrasebook give the same examples in the same order; prompts are distinct but
-    for case. `per_wording` is how many values each hand-written wording is used with.
+    for case. `per_wording` is how often each hand-written wording is used, with other values and in other manners.
     """
     book = book or phrasebook.read_phrasebook()
     written = phrasebook.write_calls(book, catalog, seed, per_wording)
@@ -46,35 +46,25 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
     if len(by_hand) * 2 < len(catalog.callable_functions):
         written += plain.write_impossible(catalog, plain_ones, seed)
     examples: dict[str, Example] = {}
-    for example in written:
-        examples.setdefault(_bare(example.prompt), example)
+    for number, example in enumerate(written):
+        example = _as_said(example, random.Random(f"{seed}:{number}:{example.prompt}"))
+        examples.setdefault(example.prompt.casefold().rstrip("."), example)
     return Writing(
-        [_typed(example, seed) for example in examples.values()],
+        list(examples.values()),
         plain=tuple(function.name for function in plain_ones if function.name in said),
         missing=tuple(function.name for function in plain_ones if function.name not in said),
     )
 
 
-def _bare(prompt: str) -> str:
-    return prompt.casefold().rstrip(".")
-
-
-def _typed(example: Example, seed: int) -> Example:
-    """The example as one person or another would type it: capital and full stop, capital alone, or neither.
-
-    Dealt out alike to possible and impossible requests: otherwise a model learns that a full stop means "possible".
-    """
-    prompt, style = example.prompt, random.Random(f"{seed}:{example.prompt}").randrange(3)
-    first = prompt.split(maxsplit=1)[0]
-    if style < 2:
-        prompt = prompt[0].upper() + prompt[1:]
-    elif first[1:].islower() and not first.startswith("I'"):
-        prompt = prompt[0].lower() + prompt[1:]
-    prompt = prompt.rstrip(".")
-    if style == 0 and prompt[-1].isalnum():
-        prompt += "."
+def _as_said(example: Example, rng: random.Random) -> Example:
+    """The example as one person or another says and types it; every second one gets straight to the point."""
+    prompt = manner.say(example.prompt, rng) if rng.random() < 0.5 else example.prompt
     return dataset.make_example(
-        prompt, example.call, origin=example.origin, template=example.template, accept=example.accept
+        manner.type_out(prompt, rng),
+        example.call,
+        origin=example.origin,
+        template=example.template,
+        accept=example.accept,
     )
 
 

@@ -174,16 +174,15 @@ def write_calls(book: Phrasebook, catalog: Catalog, seed: int = 0, per_wording: 
     A wording with open values is used `per_wording` times with different values, any other once.
     """
     names = {function.name for function in catalog.callable_functions}
-    examples: dict[str, Example] = {}
+    examples: list[Example] = []
     for entry in book.entries:
         if entry.function not in names:
             continue
         for number, wording in enumerate(entry.wordings):
             for use in range(per_wording if entry.values else 1):
                 example = _write(entry, wording, catalog, random.Random(f"{seed}:{use}:{wording}"), number + use + seed)
-                if example:
-                    examples.setdefault(example.prompt.casefold(), example)
-    return list(examples.values())
+                examples += [example] if example else []
+    return examples
 
 
 def _write(entry: Entry, wording: str, catalog: Catalog, rng: random.Random, turn: int) -> Example | None:

@@ -184,9 +184,9 @@ def some_number(low: int, high: int, rng: random.Random, unit: str = "count") ->
     }.get(unit, (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100))
     fitting = [value for value in rounds if low <= value <= high]
     draw = rng.random()
-    if fitting and draw < 0.35:
+    if fitting and draw < 0.6:
         return rng.choice(fitting)
-    if low > 0 and draw < 0.85:
+    if low > 0 and draw < 0.93:
         return min(high, max(low, round(float(low * (high / low) ** rng.random()))))
     return rng.randint(low, high)
 
