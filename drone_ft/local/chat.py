@@ -97,12 +97,10 @@ def _sampling(body: Json) -> Json:
             "max_tokens",
             "invalid_parameter_combination",
         )
-    top_p = api.number(body, "top_p", 0, 1)
     given = {
         "max_tokens": most if most is not None else older_most,
         "temperature": api.number(body, "temperature", 0, 2),
-        # 0 asks for the likeliest token alone, not for none.
-        "top_p": None if top_p is None else max(top_p, 1e-6),
+        "top_p": api.number(body, "top_p", 0, 1),
         "seed": api.whole(body, "seed", -(2**63), 2**63 - 1),
         "stop": _stop(body.get("stop")),
     }

@@ -87,21 +87,10 @@ class Engine:
         """Ids of the base model and of every finished tuned model."""
         return [self.source.name, *sorted(self._folders())]
 
-    def settings(self, model_id: str) -> Settings | None:
-        """A tuned model's settings, None for the base. Raises UnknownModel."""
-        if model_id == self.source.name:
-            return None
-        return self._read_settings(self._folder(model_id))
-
     def forget(self, model_id: str) -> None:
         """Drop a tuned model from memory, for instance before its folder is deleted."""
         with self._lock:
             self._tuned.pop(model_id, None)
-
-    def warm_up(self) -> None:
-        """Load the base model now rather than at the first request."""
-        with self._lock:
-            self._load_base()
 
     def _folders(self) -> dict[str, Path]:
         found = {}
@@ -346,7 +335,7 @@ def _pick(scores: Any, row: _Row) -> int:
     chances = torch.softmax(scores.cpu() / temperature, dim=-1)
     if row.request.top_p is not None and row.request.top_p < 1:
         ordered, order = chances.sort(descending=True)
-        ordered[ordered.cumsum(0) - ordered >= row.request.top_p] = 0
+        ordered[1:][ordered.cumsum(0)[:-1] >= row.request.top_p] = 0  # the best one always stays
         chances = torch.zeros_like(chances).scatter(0, order, ordered)
     return int(torch.multinomial(chances, 1, generator=row.generator))
 

@@ -127,6 +127,8 @@ def _unpacked(path: Path) -> Path:
     folder = workspace / "engine" / "base" / f"{path.stem}-{state.st_size}-{state.st_mtime_ns}"
     if (folder / "config.json").is_file():
         return folder
+    from safetensors import SafetensorError
+
     model, tokenizer = _read_gguf(path)
     temporary: Path | None = None
     try:
@@ -136,9 +138,10 @@ def _unpacked(path: Path) -> Path:
         model.save_pretrained(temporary)
         with contextlib.suppress(FileExistsError, OSError):  # another process was first
             temporary.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise WeightsError(
-            f"The model could not be unpacked into {folder.parent} ({error.strerror or error}). "
+            f"The model could not be unpacked into {folder.parent} ({reason}). "
             "It needs 300 MB of free disk; free some, or set DRONE_FT_WORKSPACE to a roomier folder."
         ) from error
     finally:

@@ -31,7 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     models = tmp_path_factory.mktemp("models")
     made = Engine(models, weights.Source("tiny", str(folder), "folder"))
-    made.warm_up()
     add_adapter(made, models / "x")
     return made
 
@@ -150,7 +149,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: En
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
-    assert sample(1, top_p=1e-6) == sample(2, top_p=1e-6)
+    assert sample(1, top_p=0) == sample(2, top_p=0)
 
 
 def test_models_lists_base_and_tuned_and_unknown_ones_are_named(engine: Engine) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from drone_ft.local import lora, rows, training, weights
 from drone_ft.local.engine import Engine
@@ -86,9 +88,9 @@ def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> No
     asked = [ChatRequest([SYSTEM, {"role": "user", "content": words}], TOOLS, "required") for words, _, _ in PAIRS]
     answers = engine.answer("ft:tiny:local:x:abcd", asked)
     assert [(a.calls[0][0], json.loads(a.calls[0][1])) for a in answers] == [(n, args) for _, n, args in PAIRS]
-    settings = engine.settings("ft:tiny:local:x:abcd")
-    assert settings is not None
-    assert (settings.base, settings.form, settings.system) == ("tiny", "short", "You fly.")
+    (path,) = (tmp_path / "models").glob("*/settings.json")
+    settings = json.loads(path.read_text("utf-8"))
+    assert (settings["base"], settings["form"], settings["system"]) == ("tiny", "short", "You fly.")
 
 
 def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path, tmp_path: Path) -> None:
@@ -253,6 +255,21 @@ def read(tmp_path: Path, tokenizer: Any, lines: list[dict[str, Any]]) -> tuple[s
     form, key, system = rows.shared(found)
     settings = training.Settings("ft:x", "x", form, key, system)
     return form, [sample for line in found for sample in rows.samples(tokenizer, line, settings, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "ran out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "ran out of memory"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "disk_error", "No space left"),
+        (SafetensorError("header too large"), "model_not_found", "damaged"),
+        (RuntimeError("shapes do not match"), "training_failed", "unexpected error"),
+    ],
+)
+def test_what_the_libraries_say_becomes_a_code_and_a_sentence(error: Exception, code: str, said: str) -> None:
+    known = training.known(error)
+    assert training.failure_code(known) == code and said in training.failure_message(known)
 
 
 def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tools(
