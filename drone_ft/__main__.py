@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,22 +109,19 @@ def tune(options: argparse.Namespace) -> int:
     if options.base_url and not options.model:
         raise DatasetError("Which model should be tuned? Name it with --model, as the server may have many.")
     model = options.model or pipeline.base_model(client)
-    job = fine_tuning.start(client, endpoint.name, train, validation, model, options.epochs, options.suffix)
-    store.save_job(job, train, validation)
     told = _Told()
 
-    def changed(now: fine_tuning.Job) -> None:
-        store.save_job(now)
+    def tell(now: fine_tuning.Job) -> None:
         told(f"{now.status}: {now.message}", now.seconds_left)
 
-    job = fine_tuning.follow(client, job, changed)
+    job = pipeline.train(store, endpoint, client, train, validation, model, options.epochs, options.suffix, tell)
     print(json.dumps({"model": job.tuned_model, "job": job.endpoint_job_id}) if options.json else job.tuned_model)
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Ask models the same cases and print what came of it."""
-    from drone_ft import endpoints, evaluation
+    from drone_ft import endpoints, evaluation, pipeline
     from drone_ft.store import Store
 
     catalog = _catalog(options.catalog)
@@ -134,18 +130,14 @@ def evaluate(options: argparse.Namespace) -> int:
     if not models:
         raise DatasetError("No model was named. Name one or more: --models A,B")
     client, told = endpoints.client(_endpoint(options.base_url)), _Told()
-    answers: dict[str, list[evaluation.Answer]] = {}
-    seconds: dict[str, float] = {}
-    for model in models:
+    prompts = [case.prompt for case in cases]
 
-        def tell(done: int, model: str = model) -> None:
-            told(f"{model}: {done} of {len(cases)} cases")
+    def ask(model: str) -> tuple[list[evaluation.Answer], float]:
+        return evaluation.ask_all(
+            client, model, catalog, prompts, lambda done: told(f"{model}: {done} of {len(cases)} cases")
+        )
 
-        answers[model], seconds[model] = evaluation.ask_all(client, model, catalog, [c.prompt for c in cases], tell)
-    report = evaluation.Report(
-        uuid.uuid4().hex[:12], options.cases.stem, catalog.reject, cases, answers, seconds, time.time()
-    )
-    Store().save_report(report)
+    report = pipeline.compare(Store(), catalog, options.cases.stem, cases, models, ask)
     _print_report(report, options.json)
     return 0
 
@@ -286,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
         verbs.choices[name].add_argument("--base-url", metavar="U", help="another server (its key: OPENAI_API_KEY)")
         verbs.choices[name].add_argument("--json", action="store_true")
     one = verb(demo, "the whole pipeline on the default catalog, ending on the verdict")
-    one.add_argument("--epochs", type=int, choices=range(1, 51), default=3, metavar="N")
+    one.add_argument("--epochs", type=int, choices=range(1, 51), metavar="N")
     one.add_argument("--seed", type=int, default=0, metavar="S")
     one.add_argument("--json", action="store_true")
     return parser

@@ -114,24 +114,31 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
     )
 
 
-def follow(client: openai.OpenAI, job: Job, on_change: Callable[[Job], None], every: float = 1.0) -> Job:
-    """Wait until the job is over, telling `on_change` the job each time; raises JobError when it did not succeed.
+def follow(
+    client: openai.OpenAI,
+    job: Job,
+    save: Callable[[Job], None],
+    tell: Callable[[Job], None] = lambda job: None,
+    every: float = 1.0,
+) -> Job:
+    """Wait until the job is over, saving and telling it each time; raises JobError when it did not succeed.
 
-    When somebody cancelled (`on_change` raises WorkCancelled, or Ctrl-C), the job is cancelled at its endpoint first;
-    any other trouble, such as an outage, leaves it running there.
+    When somebody cancels (`tell` raises WorkCancelled, or Ctrl-C), the job is cancelled at its endpoint and saved as
+    cancelled; any other trouble, such as an outage, leaves it running there.
     """
     try:
-        while True:
-            job = refresh(client, job)
-            on_change(job)
-            if job.is_over:
-                break
+        tell(job)
+        while not job.is_over:
             time.sleep(every)
+            job = refresh(client, job)
+            save(job)
+            tell(job)
     except (WorkCancelled, KeyboardInterrupt):
         if not job.is_over:
-            # The first error is the one worth telling.
+            # The first error is the one worth telling; the job must not be gone on with even if this one fails.
             with contextlib.suppress(EndpointError):
                 cancel(client, job)
+            save(dataclasses.replace(job, status="cancelled", seconds_left=None))
         raise
     if job.status != "succeeded" or not job.tuned_model:
         raise JobError(f"The fine-tuning job ended as {job.status}: {job.message or 'no reason given'}")

@@ -5,12 +5,12 @@ Each function takes the store, a Progress and its settings; it reads values, cal
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import openai
 
@@ -18,7 +18,7 @@ from drone_ft import dataset, endpoints, evaluation, fine_tuning, permutations, 
 from drone_ft.catalog import Catalog, default_catalog
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, WorkCancelled
+from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, EndpointUnavailable
 from drone_ft.evaluation import Case, Report
 from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
@@ -26,11 +26,9 @@ from drone_ft.work import Progress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
-# Enough for the default data; a person may choose another number on the page.
-DEFAULT_EPOCHS = 3
 
 
-def demo(store: Store, progress: Progress, epochs: int = DEFAULT_EPOCHS, seed: int = 0) -> None:
+def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int = 0) -> None:
     """From the default catalog to the verdict; result: job_id, base, model, report_id."""
     progress.plan(
         ("calls", "List every call the catalog allows"),
@@ -54,6 +52,7 @@ def demo(store: Store, progress: Progress, epochs: int = DEFAULT_EPOCHS, seed: i
     with progress.step("split") as step:
         examples = _split(store, catalog, written, seed)
         train, test = _jsonl(examples, catalog)
+        epochs = epochs or dataset.auto_epochs(_count(examples, "train"))
         step.note(f"{_count(examples, 'train')} to train on, {_count(examples, 'test')} kept aside")
     with progress.step("server"):
         endpoint = endpoints.local_endpoint()
@@ -78,7 +77,7 @@ def write(store: Store, progress: Progress, seed: int = 0) -> None:
 
 
 def tune(
-    store: Store, progress: Progress, model: str | None = None, epochs: int = DEFAULT_EPOCHS, suffix: str = ""
+    store: Store, progress: Progress, model: str | None = None, epochs: int | str = "auto", suffix: str = ""
 ) -> None:
     """Fine-tune on the approved examples of the current catalog; result: job_id, model."""
     progress.plan(("server", "Start the model on this computer"), ("tune", "Fine-tune the model"))
@@ -93,7 +92,7 @@ def tune(
 
 
 def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "drone") -> None:
-    """Ask base and tuned (`models`, in that order) the same cases; result: report_id."""
+    """Ask `models` (base, tuned; an empty base is the server's own) the same cases; result: report_id."""
     roles = dict(zip(("base", "tuned"), models, strict=False))
     titles = {"base": "Ask the base model", "tuned": "Ask the tuned model"}
     catalog = store.catalog()
@@ -101,7 +100,8 @@ def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "
     progress.plan(("server", "Start the model on this computer"), *((role, titles[role]) for role in roles))
     with progress.step("server"):
         client = endpoints.client(endpoints.local_endpoint())
-    _evaluate(store, progress, client, catalog, cases, asked, roles)
+        named = {role: model or base_model(client) for role, model in roles.items()}
+    _evaluate(store, progress, client, catalog, cases, asked, named)
 
 
 KINDS: dict[str, Callable[..., None]] = {"demo": demo, "write": write, "tune": tune, "evaluate": evaluate}
@@ -151,36 +151,78 @@ def _jsonl(examples: list[Example], catalog: Catalog) -> tuple[str, str]:
     return dataset.to_jsonl(parts[0], catalog), dataset.to_jsonl(parts[1], catalog)
 
 
+def train(
+    store: Store,
+    endpoint: Endpoint,
+    client: openai.OpenAI,
+    train_jsonl: str,
+    validation_jsonl: str | None,
+    model: str,
+    epochs: int | str,
+    suffix: str,
+    tell: Callable[[Job], None],
+) -> Job:
+    """Start a job, with its data kept in the store, and follow it to its end; `tell` may raise WorkCancelled."""
+    job = fine_tuning.start(client, endpoint.name, train_jsonl, validation_jsonl or None, model, epochs, suffix)
+    store.save_job(job, train_jsonl, validation_jsonl)
+    return fine_tuning.follow(client, job, store.save_job, tell)
+
+
+def catch_up(store: Store) -> None:
+    """Bring jobs nobody follows any more (an app that was killed) to where the local server sees them, if it runs."""
+    with contextlib.suppress(EndpointUnavailable):
+        for job in store.jobs():
+            if not job.is_over and job.endpoint == endpoints.LOCAL:
+                client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
+                try:
+                    store.save_job(fine_tuning.refresh(client, job))
+                except EndpointRefused:
+                    lost = "The server no longer knows this training. Start it again."
+                    store.save_job(dataclasses.replace(job, status="failed", message=lost, seconds_left=None))
+
+
+def compare(
+    store: Store,
+    catalog: Catalog,
+    name: str,
+    cases: list[Case],
+    models: list[str],
+    ask: Callable[[str], tuple[list[evaluation.Answer], float]],
+) -> Report:
+    """Every model's answers to the same cases, as a saved report; `ask` gives a model's, with the seconds it took."""
+    found = {model: ask(model) for model in models}
+    answers = {model: answers for model, (answers, _) in found.items()}
+    seconds = {model: seconds for model, (_, seconds) in found.items()}
+    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time())
+    store.save_report(report)
+    return report
+
+
 def _tune(
     store: Store,
     progress: Progress,
     endpoint: Endpoint,
     client: openai.OpenAI,
-    train: str,
+    train_jsonl: str,
     validation: str,
     model: str,
-    epochs: int,
+    epochs: int | str,
     suffix: str,
 ) -> Job:
     with progress.step("tune") as step:
         step.update(0, 0, "handing over the data")
-        job = _job_to_go_on_with(store, progress, client, train)
-        if job is None:
-            job = fine_tuning.start(client, endpoint.name, train, validation or None, model, epochs, suffix)
-            store.save_job(job, train, validation)
-            progress.remember(job_id=job.id)
 
-        def changed(now: Job) -> None:
-            store.save_job(now)
+        def tell(now: Job) -> None:
+            if progress.run.result.get("job_id") != now.id:
+                progress.remember(job_id=now.id)
             done, total = fine_tuning.progress(now)
             step.update(done, total, now.message, now.seconds_left)
 
-        try:
-            job = fine_tuning.follow(client, job, changed)
-        except (WorkCancelled, KeyboardInterrupt):
-            # The endpoint was told; the store must know as well, or the next run would go on with this job.
-            store.save_job(dataclasses.replace(store.job(job.id) or job, status="cancelled", seconds_left=None))
-            raise
+        job = _job_to_go_on_with(store, progress, client, train_jsonl)
+        if job is None:
+            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell)
+        else:
+            job = fine_tuning.follow(client, job, store.save_job, tell)
         step.note(f"{job.tuned_model}")
     progress.remember(model=job.tuned_model)
     return job
@@ -207,27 +249,26 @@ def _evaluate(
     cases: list[Case],
     models: dict[str, str],
 ) -> Report:
-    answers: dict[str, list[evaluation.Answer]] = {}
-    seconds: dict[str, float] = {}
-    for role, model in models.items():
-        with progress.step(role) as step:
+    roles = {model: role for role, model in models.items()}
+
+    def ask(model: str) -> tuple[list[evaluation.Answer], float]:
+        with progress.step(roles[model]) as step:
             step.update(0, len(cases), model)
             kept = _answered(progress, model, cases)
             if kept:
-                answers[model], seconds[model] = kept
                 step.update(len(cases), len(cases), f"{model}, answered before")
-                continue
-
-            def tell(done: int, step: Any = step) -> None:
-                step.update(done, len(cases))
-
-            answers[model], seconds[model] = evaluation.ask_all(client, model, catalog, [c.prompt for c in cases], tell)
-        kept_answers = [dataclasses.asdict(answer) for answer in answers[model]]
+                return kept
+            prompts = [case.prompt for case in cases]
+            answers, seconds = evaluation.ask_all(
+                client, model, catalog, prompts, lambda done: step.update(done, len(cases))
+            )
         before = progress.run.result.get("answered", {})
-        progress.remember(answered={**before, model: {"answers": kept_answers, "seconds": seconds[model]}})
-    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time())
-    store.save_report(report)
-    progress.remember(report_id=report.id, base=next(iter(models.values())), answered={})
+        now = {"answers": [dataclasses.asdict(answer) for answer in answers], "seconds": seconds}
+        progress.remember(answered={**before, model: now})
+        return answers, seconds
+
+    report = compare(store, catalog, name, cases, list(roles), ask)
+    progress.remember(report_id=report.id, base=next(iter(roles)), answered={})
     return report
 
 

@@ -1,5 +1,6 @@
 """Fine-tune: choose, start, watch the loss, cancel; past trainings."""
 
+from drone_ft import pipeline
 from drone_ft.ui import frame, runs, session, tuning
 
 frame.head(
@@ -11,6 +12,7 @@ training = runs.under_way("tune", "demo")
 if training:
     runs.watch(training)
 else:
+    pipeline.catch_up(session.store())
     if len(ready) < tuning.LEAST_EXAMPLES:
         tuning.empty(ready)
     else:

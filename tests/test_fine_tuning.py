@@ -113,8 +113,10 @@ def test_somebody_who_stops_following_cancels_the_job() -> None:
     def stop(job: Job) -> None:
         raise KeyboardInterrupt
 
+    saved: list[Job] = []
     with pytest.raises(KeyboardInterrupt):
-        fine_tuning.follow(server.client, begin(server), stop, every=0)
+        fine_tuning.follow(server.client, begin(server), saved.append, stop, every=0)
+    assert saved[-1].status == "cancelled", "nobody may go on with it"
     assert server.seen[-1][:2] == ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel")
 
 

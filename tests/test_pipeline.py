@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from drone_ft import evaluation, pipeline
+from drone_ft import endpoints, evaluation, fine_tuning, pipeline
 from drone_ft.catalog import Call, default_catalog
-from drone_ft.errors import DatasetError, WorkCancelled
+from drone_ft.errors import DatasetError, EndpointRefused, EndpointUnavailable, WorkCancelled
 from drone_ft.evaluation import Answer, Case
+from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
 from drone_ft.work import Progress, Run
 
@@ -41,3 +43,28 @@ def test_an_evaluation_broken_off_goes_on_with_the_model_it_had_not_asked(monkey
 def test_too_few_approved_examples_are_named() -> None:
     with pytest.raises(DatasetError, match="at least 10"):
         pipeline.approved([])
+
+
+@pytest.mark.parametrize(
+    ("server", "status", "message"),
+    [
+        (lambda job: dataclasses.replace(job, status="succeeded", tuned_model="ft:x"), "succeeded", ""),
+        (EndpointRefused("no such job", 404, None), "failed", "no longer knows"),
+        (EndpointUnavailable("asleep"), "running", ""),
+    ],
+)
+def test_a_job_nobody_follows_any_more_is_brought_up_to_date(
+    server: Any, status: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refresh(client: Any, job: Job) -> Job:
+        if isinstance(server, Exception):
+            raise server
+        return server(job)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(endpoints, "local_endpoint", lambda start: endpoints.Endpoint(endpoints.LOCAL, "http://x/v1"))
+    monkeypatch.setattr(fine_tuning, "refresh", refresh)
+    store = Store()
+    store.save_job(Job("j1", endpoints.LOCAL, "ftjob-1", "m", "s", 3, "running", 1.0), "train", "")
+    pipeline.catch_up(store)
+    job = store.job("j1")
+    assert job and job.status == status and message in job.message

@@ -38,7 +38,7 @@ def settings(catalog: Catalog, first: bool) -> None:
     again = "Ask again, other models or other requests"
     with st.container(border=True) if first else st.expander(again, icon=":material/refresh:"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.selectbox("Base model", models.bases(), key="evaluating.base", width=260)
+            st.selectbox("Base model", models.bases(), format_func=models.name, key="evaluating.base", width=260)
             model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=260)
             st.selectbox(
                 "Requests",

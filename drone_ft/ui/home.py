@@ -8,13 +8,13 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import permutations, pipeline, synthesis, work
+from drone_ft import dataset, permutations, synthesis, work
 from drone_ft.catalog import default_catalog
 from drone_ft.dataset import Example
 from drone_ft.evaluation import Report
 from drone_ft.ui import models, reports, runs, session, tuning, words
 
-DEMO = {"epochs": pipeline.DEFAULT_EPOCHS, "seed": 0}
+DEMO: dict[str, Any] = {"epochs": None, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _offer(look: str) -> None:
             "The demo teaches a small language model to control a drone. It lists every command, writes people's words "
             "for each, trains the model on them, and then compares it with the untrained model on unseen requests."
         )
-        time = models.training_time(_demo_examples(), DEMO["epochs"])
+        time = models.training_time(_demo_examples(), dataset.auto_epochs(_demo_examples()))
         st.markdown(
             f":material/schedule: The training takes about {time}, all of it a little longer  \n"
             ":material/computer: The model is real and runs on this computer  \n"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import openai
 import streamlit as st
 
-from drone_ft import endpoints, evaluation
+from drone_ft import endpoints, evaluation, pipeline
 from drone_ft.catalog import Catalog, problems
 from drone_ft.errors import DroneFTError
 from drone_ft.evaluation import Answer
@@ -69,12 +70,13 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
     tuned = models.tuned()
     slot = st.container()
     left, right = st.columns(2)
-    asked = [left.selectbox("Base model", models.bases(), key="playing.base")]
+    asked = [left.selectbox("Base model", models.bases(), format_func=models.name, key="playing.base")]
     if tuned:
         asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
     if prompt:
         with slot, st.spinner("Asking. The first answer takes a few seconds longer, while the model is loaded …"):
             client = endpoints.client(endpoints.local_endpoint())
+            asked = [model or pipeline.base_model(client) for model in asked]
             st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model in asked}
     last: dict[str, Answer] = st.session_state.get(_ASKED, {})
     for place, model, role in zip((left, right), asked, ("base", "tuned"), strict=False):
@@ -85,9 +87,9 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
                 st.caption("Its answer appears here.")
 
 
-def _ask(client: object, model: str, catalog: Catalog, prompt: str) -> Answer:
+def _ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Answer:
     try:
-        return evaluation.ask(client, model, catalog, prompt)  # type: ignore[arg-type]
+        return evaluation.ask(client, model, catalog, prompt)
     except DroneFTError as error:
         return Answer(prompt, None, error=str(error))
 

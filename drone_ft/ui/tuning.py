@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import fine_tuning, pipeline, work
+from drone_ft import dataset, fine_tuning, work
 from drone_ft.dataset import Example
 from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, models, runs, session, words
@@ -38,6 +38,7 @@ def settings(ready: list[Example], first: bool) -> None:
             st.selectbox(
                 "Model",
                 models.bases(),
+                format_func=models.name,
                 key="tuning.model",
                 width=300,
                 help="To train another one, start the app with DRONE_FT_MODEL set to its folder or hub id.",
@@ -46,7 +47,7 @@ def settings(ready: list[Example], first: bool) -> None:
                 "Epochs",
                 1,
                 20,
-                pipeline.DEFAULT_EPOCHS,
+                dataset.auto_epochs(learning),
                 key="tuning.epochs",
                 width=140,
                 help="How many times the model reads all examples. More is slower, and may teach it by heart.",

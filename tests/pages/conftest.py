@@ -10,7 +10,7 @@ from seen import ROOT
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from drone_ft import endpoints, work
+from drone_ft import endpoints, pipeline, work
 from drone_ft.errors import EndpointUnavailable
 from drone_ft.store import Store
 
@@ -37,6 +37,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
         raise EndpointUnavailable("The local server could not start. The model's file is missing: run make run again.")
 
     monkeypatch.setattr(endpoints, "local_endpoint", none)
+    monkeypatch.setattr(pipeline, "base_model", lambda client: "smollm2-135m-instruct")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ def test_a_first_visit_offers_the_demo_and_says_what_it_does(open_page, started)
     assert "nothing leaves this computer" in said(at) and "No key is needed" in said(at)
     assert "None written yet" in said(at) and "16 functions" in said(at)
     at.button(key="home.demo").click().run()
-    assert started == [("demo", {"epochs": 3, "seed": 0})]
+    assert started == [("demo", {"epochs": None, "seed": 0})]
 
 
 def test_a_running_demo_shows_its_steps_the_time_left_and_can_be_cancelled(store, open_page):

@@ -10,6 +10,7 @@ from drone_ft import endpoints, evaluation
 from drone_ft.catalog import Call
 from drone_ft.errors import EndpointRefused
 from drone_ft.evaluation import Answer
+from drone_ft.ui import models
 
 
 def test_training_needs_examples_first(open_page, store):
@@ -26,7 +27,7 @@ def test_training_is_started_as_chosen(open_page, store, started):
     at.number_input(key="tuning.epochs").set_value(5).run()
     at.text_input(key="tuning.suffix").set_value("night flights").run()
     at.button(key="tuning.start").click().run()
-    assert started == [("tune", {"model": "smollm2-135m-instruct", "epochs": 5, "suffix": "night-flights"})]
+    assert started == [("tune", {"model": models.ITS_OWN, "epochs": 5, "suffix": "night-flights"})]
 
 
 def test_a_training_under_way_is_watched_and_no_second_one_offered(open_page, store):
@@ -55,8 +56,6 @@ def test_a_finished_training_leads_to_the_comparison(open_page, store):
 
 
 def test_the_time_estimate_learns_from_the_last_training(store):
-    from drone_ft.ui import models
-
     before = models.training_time(446, 3)
     seed.job(store)  # 446 examples, 3 epochs, 340 seconds
     assert models.training_time(446, 3) == "6 minutes" and before
@@ -74,7 +73,7 @@ def test_an_evaluation_is_started_as_chosen(open_page, store, started):
     assert at.selectbox(key="evaluating.cases").value == "drone"
     at.selectbox(key="evaluating.cases").select("test split").run()
     at.button(key="evaluating.start").click().run()
-    assert started == [("evaluate", {"models": [seed.BASE, seed.TUNED], "cases": "test split"})]
+    assert started == [("evaluate", {"models": [models.ITS_OWN, seed.TUNED], "cases": "test split"})]
 
 
 def test_a_report_shows_verdict_figures_bars_functions_and_every_difference(open_page, store):
