@@ -93,13 +93,20 @@ class Store:
         """Bring the database to the newest schema; one process at a time, as two may start at once."""
         from alembic import command
         from alembic.config import Config
+        from alembic.util import CommandError
 
         with FileLock(self.folder / "migrate.lock", timeout=60), self._transaction() as connection:
             if not _is_newest(connection):
                 config = Config()
                 config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                try:
+                    command.upgrade(config, "head")
+                except CommandError as error:
+                    raise StoreError(
+                        f"The database in {self.folder} was made by a newer version of this program ({error}). "
+                        "Update the program, or set DRONE_FT_WORKSPACE to another folder."
+                    ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -183,6 +190,14 @@ class Store:
             body = dataclasses.asdict(example)
             if not connection.execute(examples.update().where(here).values(id=example.id, body=body)).rowcount:
                 self._insert(connection, self._current(connection), [example])
+
+    def change_examples(self, changed: Sequence[Example]) -> None:
+        """Save examples whose ids are as they were, all or none."""
+        with self._transaction() as connection:
+            here = sa.and_(examples.c.catalog == self._current(connection), examples.c.removal.is_(None))
+            for example in changed:
+                same = sa.and_(here, examples.c.id == example.id)
+                connection.execute(examples.update().where(same).values(body=dataclasses.asdict(example)))
 
     def remove_examples(self, ids: Sequence[str]) -> int:
         """Remove examples; the number returned brings them back with `undo_remove`."""

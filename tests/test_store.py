@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -161,3 +162,13 @@ def test_a_large_dataset_is_saved_and_read_in_order() -> None:
     rows = dataset.split([make_example(f"request {n:04}", UP, template=f"t{n}") for n in range(1500)])
     store.replace_examples(rows)
     assert store.examples() == rows
+
+
+def test_a_database_from_a_newer_program_is_refused_and_left_alone() -> None:
+    store = Store()
+    with sqlite3.connect(store.folder / "drone_ft.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="newer version"):
+        Store()
+    with sqlite3.connect(store.folder / "drone_ft.db") as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)

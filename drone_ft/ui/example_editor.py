@@ -12,6 +12,8 @@ from drone_ft.dataset import Example
 from drone_ft.ui import call_form, frame, session, words
 from drone_ft.ui.examples import ADDING, ORIGINS, SETS
 
+DRAFT = "A draft stays in the list, but no model is trained on it until you approve it."
+
 
 def panel(selected: list[Example], examples: list[Example], catalog: Catalog) -> None:
     """What can be done with the selection: edit one, approve or remove several, or add a new one."""
@@ -26,21 +28,34 @@ def panel(selected: list[Example], examples: list[Example], catalog: Catalog) ->
     elif selected:
         _several(selected)
     else:
-        st.caption("Tick a row to edit it; tick several to approve or remove them.")
+        st.caption("Tick a row to edit it; tick several to approve them, mark them as drafts or remove them.")
 
 
 def _several(selected: list[Example]) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{words.count(len(selected), 'example')} ticked**", width="content")
         drafts = [e for e in selected if e.status == "draft"]
+        ready = [e for e in selected if e.status != "draft"]
         if drafts and st.button(
             f"Approve {words.count(len(drafts), 'draft')}", icon=":material/check:", key="examples.approve_all"
         ):
-            for example in drafts:
-                session.store().save_example(dataclasses.replace(example, status="approved"))
-            frame.notify(f"{words.count(len(drafts), 'example')} approved.")
-            st.rerun()
+            _mark(drafts, "approved")
+        if ready and st.button(
+            f"Mark {len(ready):,} as drafts" if len(ready) > 1 else "Mark 1 as a draft",
+            icon=":material/draft:",
+            key="examples.draft_all",
+            help=DRAFT,
+        ):
+            _mark(ready, "draft")
         _remove(selected)
+
+
+def _mark(examples: list[Example], status: str) -> None:
+    """Approve examples, or make them drafts again."""
+    session.store().change_examples([dataclasses.replace(example, status=status) for example in examples])
+    done = "approved" if status == "approved" else "left out of training until approved"
+    frame.notify(f"{words.count(len(examples), 'example')} {done}.")
+    st.rerun()
 
 
 def _remove(selected: list[Example]) -> None:
@@ -75,14 +90,11 @@ def _editor(example: Example | None, examples: list[Example], catalog: Catalog) 
     with st.container(horizontal=True):
         if st.button("Save", type="primary", icon=":material/save:", key=f"{key}.save"):
             _save(example, prompt or "", call, examples, catalog)
-        if (
-            example
-            and example.status == "draft"
-            and st.button("Approve as it is", icon=":material/check:", key=f"{key}.approve")
-        ):
-            session.store().save_example(dataclasses.replace(example, status="approved"))
-            frame.notify("Approved.")
-            st.rerun()
+        if example and example.status == "draft":
+            if st.button("Approve as it is", icon=":material/check:", key=f"{key}.approve"):
+                _mark([example], "approved")
+        elif example and st.button("Mark as draft", icon=":material/draft:", key=f"{key}.draft", help=DRAFT):
+            _mark([example], "draft")
         if example:
             _remove([example])
         elif st.button("Close", key=f"{key}.close"):

@@ -67,16 +67,26 @@ def summary(examples: list[Example], catalog: Catalog) -> None:
     if drafts:
         said += f" {words.count(drafts, 'draft')} will be left out of training until approved."
     st.markdown(said)
+    said_for = {e.call.name for e in examples}
+    wordless = [f.name for f in catalog.callable_functions if f.name not in said_for]
+    if wordless:
+        st.warning(
+            f"There are no words yet for {_named(wordless)}. Add some, or the model will not learn to call it.",
+            icon=":material/warning:",
+        )
     plain = list(dict.fromkeys(e.call.name for e in examples if e.origin == "plain" and e.call.name != catalog.reject))
     if plain:
-        named = words.listed(
-            [words.title(name) for name in plain[:5]] + ([f"{len(plain) - 5} more"] if len(plain) > 5 else []), "and"
-        )
         st.info(
-            f"The words for {words.escape(named)} are plain: made from names and descriptions, not by a person. "
+            f"The words for {_named(plain)} are plain: made from names and descriptions, not by a person. "
             "Rewrite some as your people would say them, and the model will understand people better.",
             icon=":material/info:",
         )
+
+
+def _named(functions: list[str]) -> str:
+    """A few functions by name, and how many more there are."""
+    more = [f"{len(functions) - 5} more"] if len(functions) > 5 else []
+    return words.escape(words.listed([words.title(name) for name in functions[:5]] + more, "and"))
 
 
 def toolbar(examples: list[Example], catalog: Catalog) -> None:

@@ -130,6 +130,20 @@ def test_a_draft_is_approved(store, few):
     assert store.examples()[2] == dataclasses.replace(few[2], status="approved")
 
 
+def test_approved_ones_become_drafts_and_are_approved_again(store, few):
+    at = ticked(store, few[0].id, few[1].id)
+    at.button(key="examples.draft_all").click().run()
+    assert [e.status for e in store.examples()[:2]] == ["draft", "draft"]
+    at = ticked(store, few[0].id, few[1].id)
+    at.button(key="examples.approve_all").click().run()
+    assert store.examples()[:2] == few[:2]
+
+
+def test_functions_without_words_are_named(open_page, store, few):
+    at = open_page("examples")
+    assert "no words yet for Takeoff drone, " in at.warning[0].value and "Land drone" not in at.warning[0].value
+
+
 def test_several_are_removed_and_brought_back(store, few):
     at = ticked(store, few[0].id, few[1].id)
     assert "Remove all 2" in labels(at)
