@@ -119,7 +119,7 @@ def follow(
     job: Job,
     save: Callable[[Job], None],
     tell: Callable[[Job], None] = lambda job: None,
-    every: float = 1.0,
+    every: float = 2.0,
 ) -> Job:
     """Wait until the job is over, saving and telling it each time; raises JobError when it did not succeed.
 

@@ -39,7 +39,6 @@ PACK_TOKENS = 800  # read in one pass: enough for fast matrix products, few enou
 WARM_UP = 0.06  # share of all steps
 MIN_EXAMPLES = 10
 CHECKPOINTS_KEPT = 3
-NICE = 5
 CANCELLED = 3
 
 
@@ -334,8 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job of a folder; the exit code."""
     folder = Path((arguments or sys.argv[1:])[0])
     (folder / "error.json").unlink(missing_ok=True)
-    # Threads that spin between two matrix products train a quarter faster than threads that sleep; being nice (below)
-    # leaves the cores to the server and to whoever uses the computer.
+    # Threads that spin between two matrix products train a quarter faster than threads that sleep. The server starts
+    # this process at the lowest priority, so whoever uses the computer still gets the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     import torch
     from accelerate import Accelerator
@@ -373,6 +372,4 @@ def _fail(folder: Path, training: Training, error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "nice"):
-        os.nice(NICE)
     sys.exit(main())
