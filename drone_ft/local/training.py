@@ -38,6 +38,7 @@ NOT_LEARNT = 0.4  # share of the layers, from below, that stay as they are: a th
 PACK_TOKENS = 800  # read in one pass: enough for fast matrix products, few enough to stay under 3 GB
 WARM_UP = 0.06  # share of all steps
 MIN_EXAMPLES = 10
+MEASURED = 160  # examples of the validation file measured after each epoch, at most: enough for a curve
 CHECKPOINTS_KEPT = 3
 CANCELLED = 3
 
@@ -125,7 +126,8 @@ def read_data(folder: Path, job: JobFile, tokenizer: Any, limit: int) -> Data:
         valid = [sample for row in held_out for sample in samples(tokenizer, row, settings, limit)]
     except DatasetError as error:
         raise ValidationFileError(f"Validation file: {error}") from error
-    return Data(train, valid, settings)
+    # the same ones each time, from the whole file: it may be sorted by function
+    return Data(train, random.Random(0).sample(valid, min(MEASURED, len(valid))), settings)
 
 
 class ValidationFileError(DatasetError):
