@@ -1,7 +1,7 @@
 """How people say and type things: an opener, a "please, mate", a reason nobody asked for; capitals and full stops.
 
-Dealt out alike to possible and impossible requests. Without them a model takes every word it has not met in a possible
-request for a sign of an impossible one, or learns that a full stop means "possible".
+Dealt out alike to possible and impossible requests, so that none of it tells one kind from the other: a model had
+learnt that a full stop means "possible".
 """
 
 from __future__ import annotations
