@@ -170,15 +170,17 @@ def train(
 
 def catch_up(store: Store) -> None:
     """Bring jobs nobody follows any more (an app that was killed) to where the local server sees them, if it runs."""
+    forgotten = [job for job in store.jobs() if not job.is_over and job.endpoint == endpoints.LOCAL]
+    if not forgotten:
+        return
     with contextlib.suppress(EndpointUnavailable):
-        for job in store.jobs():
-            if not job.is_over and job.endpoint == endpoints.LOCAL:
-                client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
-                try:
-                    store.save_job(fine_tuning.refresh(client, job))
-                except EndpointRefused:
-                    lost = "The server no longer knows this training. Start it again."
-                    store.save_job(dataclasses.replace(job, status="failed", message=lost, seconds_left=None))
+        client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
+        for job in forgotten:
+            try:
+                store.save_job(fine_tuning.refresh(client, job))
+            except EndpointRefused:
+                lost = "The server no longer knows this training. Start it again."
+                store.save_job(dataclasses.replace(job, status="failed", message=lost, seconds_left=None))
 
 
 def compare(
