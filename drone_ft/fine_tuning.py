@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ MOST_EVENTS = 20_000
 class Job:
     """One fine-tuning job: our id, the endpoint's id of it and the tuned model's id are three different things.
 
-    `status` is the endpoint's own word, an open set; times are Unix seconds; `events` oldest first.
+    `status` is the endpoint's own word, an open set; times are Unix seconds; `last_loss` is the newest one measured, on
+    validation data where there are any; `events` oldest first, none in a list of jobs.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Job:
     message: str = ""
     finished: float | None = None
     seconds_left: float | None = None
+    last_loss: float | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -102,6 +104,9 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
             }
         )
     events = [*job.events, *reversed(fresh)]
+    curve = loss_curve(events)
+    measured = [point["train_loss"] for point in curve]
+    measured = [point["valid_loss"] for point in curve if point["valid_loss"] is not None] or measured
     failed = now.error.message if now.error and now.error.message else ""
     return dataclasses.replace(
         job,
@@ -110,6 +115,7 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
         message=failed or (events[-1]["message"] if events else ""),
         finished=float(now.finished_at) if now.finished_at else None,
         seconds_left=max(0.0, now.estimated_finish - time.time()) if now.estimated_finish else None,
+        last_loss=measured[-1] if measured else None,
         events=events,
     )
 
@@ -160,10 +166,13 @@ def progress(job: Job) -> tuple[int, int]:
     return 0, 0
 
 
-def loss_curve(job: Job) -> list[dict[str, float | None]]:
-    """Points of the loss curve: step, train_loss, valid_loss (None where not measured), in order of steps."""
+def loss_curve(events: Sequence[dict[str, Any]]) -> list[dict[str, float | None]]:
+    """Points of the loss curve that a job's events tell, in order of steps.
+
+    Each has step, train_loss and valid_loss, None where not measured.
+    """
     points: dict[int, dict[str, float | None]] = {}
-    for event in job.events:
+    for event in events:
         data = event["data"] if isinstance(event["data"], dict) else {}
         if "step" not in data:
             continue

@@ -21,7 +21,7 @@ from drone_ft.dataset import Example
 from drone_ft.endpoints import workspace
 from drone_ft.errors import StoreError
 
-NEWEST_MIGRATION = "0001"
+NEWEST_MIGRATION = "0002"
 metadata = sa.MetaData()
 catalogs = sa.Table(
     "catalogs",
@@ -49,6 +49,14 @@ jobs = sa.Table(
     # A frozen copy of what the job was trained on.
     sa.Column("train_jsonl", sa.Text, nullable=False),
     sa.Column("validation_jsonl", sa.Text, nullable=False),
+)
+# Apart from their jobs: there are hundreds a job, and a list of jobs does without them.
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
 )
 reports = sa.Table(
     "reports",
@@ -182,22 +190,14 @@ class Store:
     def save_example(self, example: Example, old_id: str | None = None) -> None:
         """Save an edited example in its place (`old_id` where editing changed its id), or add it."""
         with self._transaction() as connection:
-            here = sa.and_(
-                examples.c.catalog == self._current(connection),
-                examples.c.removal.is_(None),
-                examples.c.id == (old_id or example.id),
-            )
-            body = dataclasses.asdict(example)
-            if not connection.execute(examples.update().where(here).values(id=example.id, body=body)).rowcount:
+            if not self._overwrite(connection, old_id or example.id, example):
                 self._insert(connection, self._current(connection), [example])
 
     def change_examples(self, changed: Sequence[Example]) -> None:
         """Save examples whose ids are as they were, all or none."""
         with self._transaction() as connection:
-            here = sa.and_(examples.c.catalog == self._current(connection), examples.c.removal.is_(None))
             for example in changed:
-                same = sa.and_(here, examples.c.id == example.id)
-                connection.execute(examples.update().where(same).values(body=dataclasses.asdict(example)))
+                self._overwrite(connection, example.id, example)
 
     def remove_examples(self, ids: Sequence[str]) -> int:
         """Remove examples; the number returned brings them back with `undo_remove`."""
@@ -232,6 +232,14 @@ class Store:
                 examples.insert(), [{"catalog": name, "id": e.id, "body": dataclasses.asdict(e)} for e in new]
             )
 
+    def _overwrite(self, connection: Connection, old_id: str, example: Example) -> bool:
+        """Put an example in the place of another; whether that was there."""
+        here = sa.and_(
+            examples.c.catalog == self._current(connection), examples.c.removal.is_(None), examples.c.id == old_id
+        )
+        change = examples.update().where(here).values(id=example.id, body=dataclasses.asdict(example))
+        return connection.execute(change).rowcount > 0
+
     def _remove(self, connection: Connection, name: str, ids: list[str] | None) -> int:
         removal = int(connection.scalar(sa.select(sa.func.max(examples.c.removal))) or 0) + 1
         here = sa.and_(examples.c.catalog == name, examples.c.removal.is_(None))
@@ -242,18 +250,17 @@ class Store:
     # Jobs
 
     def jobs(self) -> list[fine_tuning.Job]:
-        """All fine-tuning jobs, the newest first."""
+        """All fine-tuning jobs, the newest first, without their events."""
         with self._transaction() as connection:
-            return [
-                fine_tuning.Job(**body)
-                for body in connection.scalars(sa.select(jobs.c.body).order_by(jobs.c.created.desc()))
-            ]
+            bodies = connection.scalars(sa.select(jobs.c.body).order_by(jobs.c.created.desc()))
+            return [fine_tuning.Job(**body) for body in bodies]
 
     def job(self, job_id: str) -> fine_tuning.Job | None:
-        """One job by our id."""
+        """One job by our id, with its events."""
+        told = sa.select(job_events.c.body).where(job_events.c.job == job_id).order_by(job_events.c.place)
         with self._transaction() as connection:
             body = connection.scalar(sa.select(jobs.c.body).where(jobs.c.id == job_id))
-        return fine_tuning.Job(**body) if body else None
+            return fine_tuning.Job(**body, events=list(connection.scalars(told))) if body else None
 
     def job_data(self, job_id: str) -> tuple[str, str]:
         """The frozen training and validation JSONL of a job."""
@@ -266,12 +273,20 @@ class Store:
     def save_job(
         self, job: fine_tuning.Job, train_jsonl: str | None = None, validation_jsonl: str | None = None
     ) -> None:
-        """Save a job; its data is written once, with the first save."""
-        body = dataclasses.asdict(job)
+        """Save a job; its data is written once, with the first save, and so is each of its events."""
+        body = dataclasses.asdict(dataclasses.replace(job, events=[]))
+        del body["events"]
         with self._transaction() as connection:
             if not connection.execute(jobs.update().where(jobs.c.id == job.id).values(body=body)).rowcount:
                 data = {"train_jsonl": train_jsonl or "", "validation_jsonl": validation_jsonl or ""}
                 connection.execute(jobs.insert().values(id=job.id, created=job.created, body=body, **data))
+            told = int(
+                connection.scalar(sa.select(sa.func.count()).where(job_events.c.job == job.id).select_from(job_events))
+                or 0
+            )
+            fresh = [{"job": job.id, "place": at, "body": e} for at, e in enumerate(job.events) if at >= told]
+            if fresh:
+                connection.execute(job_events.insert(), fresh)
 
     # Reports
 

@@ -92,7 +92,7 @@ def test_a_job_is_uploaded_created_and_followed_to_its_model() -> None:
     assert job.tuned_model == "ft:base:o:s:1" and [j.status for j in seen] == ["queued", "running", "succeeded"]
     assert fine_tuning.progress(job) == (2, 4)
     assert [e["id"] for e in job.events] == ["e0", "e1", "e2", "e3", "e4"], "oldest first, none twice"
-    assert fine_tuning.loss_curve(job) == [
+    assert fine_tuning.loss_curve(job.events) == [
         {"step": 1.0, "train_loss": 1.0, "valid_loss": None},
         {"step": 2.0, "train_loss": 0.5, "valid_loss": 0.7},
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sqlite3
 import subprocess
@@ -59,9 +60,34 @@ def test_everything_comes_back_from_another_process_eyes() -> None:
     store.save_run(run)
     again = Store()
     assert again.catalog() == catalog and again.examples() == THREE
-    assert again.jobs() == [job] and again.job("j") == job and again.job_data("j") == ("train", "valid")
+    assert (
+        again.jobs() == [dataclasses.replace(job, events=[])]
+        and again.job("j") == job
+        and again.job_data("j") == ("train", "valid")
+    )
     assert again.reports() == [report] and again.latest_report() == report and again.report("r") == report
     assert again.runs() == [run] and again.latest_run("demo") == run and again.latest_run("tune") is None
+
+
+def test_a_jobs_events_are_added_and_none_is_lost_when_it_is_saved_without_them() -> None:
+    store, events = Store(), [{"id": str(n), "data": {"step": n}} for n in range(3)]
+    job = Job("j", "this computer", "ftjob-1", "base", "s", 3, "running", 1.0, events=events[:1])
+    store.save_job(job)
+    store.save_job(dataclasses.replace(job, events=events))
+    store.save_job(dataclasses.replace(store.jobs()[0], status="failed"))
+    assert store.job("j") == dataclasses.replace(job, status="failed", events=events)
+
+
+def test_a_database_of_the_first_version_keeps_its_jobs_and_their_events(tmp_path: Path) -> None:
+    Store(tmp_path)
+    told = [{"id": "e1"}, {"id": "e2"}]
+    body = dataclasses.asdict(Job("j", "e", "ftjob-1", "m", "s", 3, "running", 1.0, events=told))
+    with sqlite3.connect(tmp_path / "drone_ft.db") as database:
+        database.execute("DROP TABLE job_events")
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+        database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train', '')", [json.dumps(body)])
+    job = Store(tmp_path).job("j")
+    assert job and job.events == told and Store(tmp_path).job_data("j") == ("train", "")
 
 
 def test_removed_examples_come_back_in_their_places() -> None:

@@ -130,7 +130,7 @@ def _learning(run: work.Run) -> None:
     """The loss curve of the job a run trains, once there is something to see."""
     job = session.store().job(run.result.get("job_id", ""))
     tunes = any(step.name == "tune" and step.status == "running" for step in run.steps)
-    points = fine_tuning.loss_curve(job) if job and tunes else []
+    points = fine_tuning.loss_curve(job.events) if job and tunes else []
     if len(points) > 1:
         st.markdown("**How the training goes**")
         loss(points, f"runs.loss.{run.id}")

@@ -113,7 +113,8 @@ def past(watched: work.Run | None) -> None:
     )
     picked = event.selection.rows
     job = jobs[picked[0]] if picked and picked[0] < len(jobs) else jobs[0]
-    points = fine_tuning.loss_curve(job)
+    whole = session.store().job(job.id)
+    points = fine_tuning.loss_curve(whole.events if whole else [])
     st.markdown(f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}")
     if job.status == "failed":
         st.error(words.escape(job.message or "This training failed and left no word why."), icon=":material/error:")
@@ -124,16 +125,12 @@ def past(watched: work.Run | None) -> None:
 
 
 def _row(job: Job) -> dict[str, Any]:
-    losses = [p["valid_loss"] if p["valid_loss"] is not None else None for p in fine_tuning.loss_curve(job)]
-    known = [loss for loss in losses if loss is not None] or [
-        p["train_loss"] for p in fine_tuning.loss_curve(job) if p["train_loss"] is not None
-    ]
     return {
         "Name": job.suffix or job.id,
         "State": models.status(job),
         "Base model": job.model,
         "Epochs": str(job.epochs),
-        "Last loss": known[-1] if known else None,
+        "Last loss": job.last_loss,
         "Started": models.moment(job.created),
         "Took": words.duration(job.finished - job.created) if job.finished else "",
         "Tuned model": job.tuned_model or "",

@@ -37,7 +37,20 @@ def job(store: Store, status: str = "succeeded", suffix: str = "drone-demo", id:
     message = "The training ran out of memory." if status == "failed" else ""
     over = None if status == "running" else NOW - 60
     made = Job(
-        id, "this computer", f"ftjob-{id}", BASE, suffix, 3, status, NOW - 400, tuned, message, over, 120.0, events
+        id=id,
+        endpoint="this computer",
+        endpoint_job_id=f"ftjob-{id}",
+        model=BASE,
+        suffix=suffix,
+        epochs=3,
+        status=status,
+        created=NOW - 400,
+        tuned_model=tuned,
+        message=message,
+        finished=over,
+        seconds_left=120.0,
+        last_loss=0.23,
+        events=events,
     )
     store.save_job(made, "{}\n" * 446, "{}\n" * 79)
     return made
