@@ -18,12 +18,12 @@ from typing import Any
 
 from drone_ft.errors import WeightsError
 from drone_ft.local import packing, reading, weights
+from drone_ft.local.grammar import Grammars
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, parse
 
 CHUNK = 64  # rows read together: more gain little speed and cost memory
 TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
 PREFIXES_KEPT = 4
-GRAMMARS_KEPT = 16
 DEFAULT_MAX_TOKENS = 512
 CLOSING_TOKENS = 64  # room kept to end a call properly when its text grows without end
 
@@ -76,10 +76,8 @@ class Engine:
         self._base: _Loaded | None = None
         self._tuned: OrderedDict[str, _Loaded] = OrderedDict()
         self._tokenizer: Any = None
-        self._vocabulary: Any = None
-        self._ends: list[int] = []
+        self._grammars: Any = None
         self._closers: Any = None
-        self._matchers: OrderedDict[str, Any] = OrderedDict()
 
     # Models
 
@@ -117,17 +115,12 @@ class Engine:
 
     def _load_base(self) -> _Loaded:
         if self._base is None:
-            import llguidance.hf
-
             weights.use_physical_cores()
             model, self._tokenizer = weights.load(self.source)
             model = model.to(_device())
             if packing.can_pack(model):
                 packing.pack(model)
-            self._ends = _end_ids(model, self._tokenizer)
-            self._vocabulary = llguidance.hf.from_tokenizer(
-                self._tokenizer, n_vocab=model.config.vocab_size, eos_token=self._ends
-            )
+            self._grammars = Grammars(model, self._tokenizer)
             self._base = _Loaded(model, None)
         return self._base
 
@@ -180,17 +173,6 @@ class Engine:
                 yield answer.text[len(sent) :]
             return answer
 
-    def _matcher(self, grammar: str) -> Any:
-        """A fresh matcher; copying one is a hundred times faster than compiling its grammar."""
-        import llguidance
-
-        if grammar not in self._matchers:
-            while len(self._matchers) >= GRAMMARS_KEPT:
-                self._matchers.popitem(last=False)
-            self._matchers[grammar] = llguidance.LLMatcher(self._vocabulary, grammar)
-        self._matchers.move_to_end(grammar)
-        return self._matchers[grammar].deep_copy()
-
     def _row(self, loaded: _Loaded, request: ChatRequest) -> _Row:
         import torch
 
@@ -204,7 +186,7 @@ class Engine:
                 "model can read. Send fewer or shorter messages.",
                 "messages",
             )
-        matcher = None if prompt.grammar is None else self._matcher(prompt.grammar)
+        matcher = self._grammars.matcher(request)
         generator = torch.Generator().manual_seed(request.seed or 0)
         row = _Row(request, prompt, matcher, generator, list(prompt.ids), min(budget, room))
         self._force(row)
@@ -264,7 +246,7 @@ class Engine:
 
     def _choose(self, rows: list[_Row], logits: Any) -> None:
         """The next token of every row (logits: one line a row), then what the grammar forces."""
-        ends = self._ends
+        ends = self._grammars.ends
         allowed = self._allowed(rows, logits.shape[-1])
         for row, mask, line in zip(rows, allowed, logits, strict=True):
             scores = line.float()
@@ -359,15 +341,6 @@ def _held_back(text: str, row: _Row) -> int:
         if any(stop[:length] == text[-length:] for stop in row.request.stop if len(stop) >= length):
             return length
     return 0
-
-
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Ids of the tokens that end an answer."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
-        ends.append(tokenizer.eos_token_id)
-    return ends
 
 
 def _device() -> str:

@@ -26,9 +26,9 @@ class Recipe:
 
 
 def common_beginning(found: Sequence[Sample]) -> int:
-    """How many tokens all samples begin with, short of the last one before any answer."""
+    """How many tokens all samples begin with, short of the last one before any that is learnt."""
     first = found[0].ids
-    shared = min(len(sample.ids) - sample.answer - 1 for sample in found)
+    shared = min(sample.learnt[0] - 1 for sample in found)
     for sample in found:
         while sample.ids[:shared] != first[:shared]:
             shared -= 1
@@ -87,28 +87,28 @@ class Learner:
         lora.speed_up(self.plain)
         self.accelerator = accelerator
         self._chosen: Any = None
-        self.plain.get_output_embeddings().register_forward_pre_hook(self._answers_only)
+        self.plain.get_output_embeddings().register_forward_pre_hook(self._learnt_only)
         self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         self.rate, self.steps, self.warm_up = rate, steps, recipe.warm_up
 
-    def _answers_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Project onto the vocabulary only where an answer is to be written: the rest has no loss."""
+    def _learnt_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Project onto the vocabulary only where a token is learnt: the rest has no loss."""
         return (inputs[0][:, self._chosen],)
 
     def loss(self, pack: Sequence[Sample]) -> tuple[Any, int]:
-        """(summed loss, tokens got right) over the answers of a pack."""
+        """(summed loss, tokens got right) over what is learnt of a pack."""
         import torch
 
         chosen: list[int] = []
-        end = self.shared
+        start = 0
         for sample in pack:
-            end += len(sample.ids) - 1 - self.shared
-            chosen += range(end - sample.answer, end)
+            chosen += (start + at - 1 for at in sample.learnt)
+            start += len(sample.ids) - 1 - self.shared
         device = self.accelerator.device
         self._chosen = torch.tensor(chosen, device=device)
-        wanted = [token for sample in pack for token in sample.ids[-sample.answer :]]
+        wanted = [sample.ids[at] for sample in pack for at in sample.learnt]
         if self.lower is not None:
             self.lower.feed([None, *pack], lambda rows: self._inputs(rows, pack[0]))
         output = self.model(**self._inputs(pack, pack[0]))
@@ -133,13 +133,13 @@ class Learner:
         }
 
     def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
-        """Learn from a batch; (mean loss, share of answer tokens got right) over all processes."""
+        """Learn from a batch; (mean loss, share of learnt tokens got right) over all processes."""
         import torch
 
         processes = self.accelerator.num_processes
         mine = batch[self.accelerator.process_index :: processes]
         weight = 1.0 if mine else 0.0  # a process without a row must still take part in the exchange
-        tokens = sum(sample.answer for sample in batch)
+        tokens = sum(len(sample.learnt) for sample in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _schedule(number, self.steps, self.warm_up)
         total, right = 0.0, 0.0
@@ -148,7 +148,7 @@ class Learner:
             last = place == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss, hits = self.loss(pack)
-                # gradients are averaged over processes, so the mean over all answer tokens needs the factor
+                # gradients are averaged over processes, so the mean over all learnt tokens needs the factor
                 self.accelerator.backward(loss * (weight * processes / tokens))
             total, right = total + float(loss.detach()) * weight, right + hits * weight
         self.accelerator.clip_grad_norm_(list(self.weights.values()), 1.0)
@@ -168,7 +168,7 @@ class Learner:
                 loss, hits = self.loss(pack)
                 total, right = total + float(loss), right + hits
         self.model.train()
-        tokens = sum(sample.answer for sample in held_out)
+        tokens = sum(len(sample.learnt) for sample in held_out)
         return total / tokens, right / tokens
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a chat request to what the model reads, from what it writes back to calls; and the grammar in between.
+"""From a chat request to what the model reads, and from what it writes back to calls.
 
 Two forms of one request:
 - full: the request's system prompt, then every function as one signature line, then the conversation;
@@ -15,16 +15,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from typing import Any
 
-from drone_ft.errors import CatalogError, DroneFTError
+from drone_ft.errors import DroneFTError
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
 
-MAX_CALLS = 8
-FINEST = 1e-9
 _INSTRUCTION = 'Functions you can call:\n{lines}\n\nTo call one, write: {{"name": …, "arguments": {{…}}}}'
 
 
@@ -82,13 +79,12 @@ class Prompt:
     text: str
     prefix_ids: tuple[int, ...]
     ids: tuple[int, ...]
-    grammar: str | None
 
 
 def build(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> Prompt:
     """The prompt of a request, for the base model or for a tuned one. Raises PromptError."""
     prefix, text = texts(tokenizer, request, tuned)
-    return Prompt(prefix, text, encode(tokenizer, prefix), encode(tokenizer, text), grammar(request))
+    return Prompt(prefix, text, encode(tokenizer, prefix), encode(tokenizer, text))
 
 
 def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> tuple[str, str]:
@@ -113,11 +109,12 @@ def _is_known(request: ChatRequest, system: str, tuned: Settings) -> bool:
 
 def tools_key(tools: Sequence[Tool]) -> str:
     """A digest that is equal for equal lists of tools."""
-    text = json.dumps([_function(tool) for tool in tools], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([function_of(tool) for tool in tools], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _function(tool: Tool) -> dict[str, Any]:
+def function_of(tool: Tool) -> dict[str, Any]:
+    """Name, description and parameters of a tool, each with its default."""
     function = tool.get("function") or {}
     return {
         "name": function.get("name", ""),
@@ -149,7 +146,7 @@ def plain_message(message: Message, tools: Sequence[Tool] = ()) -> dict[str, str
 
 def calls_text(calls: Sequence[dict[str, Any]], tools: Sequence[Tool] = ()) -> str:
     """Calls ({"name", "arguments": JSON text}) as the model writes them."""
-    schemas = {f["name"]: f["parameters"] for f in map(_function, tools)}
+    schemas = {f["name"]: f["parameters"] for f in map(function_of, tools)}
     lines = []
     for call in calls:
         arguments = json.loads(call.get("arguments") or "{}")
@@ -202,7 +199,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, reply: bool) -> s
 
 def signature(tool: Tool) -> str:
     """A function on one line: name(parameter: type, optional?: type) - description."""
-    function = _function(tool)
+    function = function_of(tool)
     return f"{function['name']}({_fields(function['parameters'])}) - {function['description']}"
 
 
@@ -235,114 +232,14 @@ def _type(schema: Any) -> str:
     return f"{kind} {low}..{high}" if low != "" or high != "" else kind
 
 
-# Grammar and parsing
-
-
-def grammar(request: ChatRequest) -> str | None:
-    """The llguidance grammar of the answer, None where any text will do. Raises PromptError."""
-    if not request.tools or request.tool_choice == "none":
-        return None
-    tools, choice = list(request.tools), request.tool_choice
-    if isinstance(choice, dict):
-        tools = [tool for tool in tools if _function(tool)["name"] == choice.get("name")]
-        if not tools:
-            raise PromptError(
-                f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
-            )
-    return _compile(json.dumps(tools), choice == "auto", request.parallel)
-
-
-@lru_cache(maxsize=32)
-def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
-    """A Lark grammar: one call (or several), or else text that does not begin like one."""
-    import llguidance
-
-    functions = [_function(tool) for tool in json.loads(tools_json)]
-    start = "calls | /[^{](.|\\n)*/" if text_allowed else "calls"
-    many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
-    schemas = [_call_schema(function) for function in functions]
-    lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas)}\n"
-    compiled = str(llguidance.LLMatcher.grammar_from_lark(lark))
-    if _trouble(compiled):
-        for function, schema in zip(functions, schemas, strict=True):
-            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: %json {_json_rule([schema])}\n"))
-            if trouble:
-                raise _not_enforceable(function["name"], trouble)
-        raise _not_enforceable("together", _trouble(compiled))
-    return compiled
-
-
-def _json_rule(schemas: list[dict[str, Any]]) -> str:
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return json.dumps({"anyOf": schemas, "x-guidance": options})
-
-
-def _trouble(compiled: str) -> str:
-    """What llguidance refuses in a grammar, "" when it takes it."""
-    import llguidance
-
-    trouble = str(llguidance.LLMatcher.validate_grammar(compiled))
-    if not trouble or trouble.startswith("WARNING"):
-        return ""
-    return trouble.splitlines()[0].split("failed to compile JSON schema: ")[-1]
-
-
-def _not_enforceable(name: str, trouble: str) -> PromptError:
-    return PromptError(
-        f"The parameters of function {name} cannot be enforced here: {trouble}. Leave that keyword out.", "tools"
-    )
-
-
-def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
-    try:
-        arguments = [_closed(variant) for variant in _variants(function["parameters"])]
-    except CatalogError as error:
-        raise _not_enforceable(function["name"], str(error)) from error
-    return {
-        "type": "object",
-        "properties": {
-            "name": {"const": function["name"]},
-            "arguments": arguments[0] if len(arguments) == 1 else {"anyOf": arguments},
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
-
-
-def _variants(parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schema without its conditions: llguidance knows none."""
-    try:
-        from drone_ft.schema import variants
-    except ImportError:
-        return [parameters]
-    return list(variants(parameters))
-
-
-def _closed(schema: Any) -> Any:
-    """The same schema admitting no property it does not describe: a model must not invent arguments."""
-    if not isinstance(schema, dict):
-        return schema
-    closed: dict[str, Any] = {
-        key: [_closed(part) for part in value] if key in ("anyOf", "oneOf", "allOf") else value
-        for key, value in schema.items()
-        if key != "uniqueItems"  # llguidance knows it not; parse() drops what is there twice
-    }
-    if "items" in closed:
-        closed["items"] = _closed(closed["items"])
-    if closed.get("type") == "object" or "properties" in closed:
-        properties = closed.get("properties") or {}
-        closed["properties"] = {name: _closed(part) for name, part in properties.items()}
-        closed.setdefault("additionalProperties", False)
-    if closed.get("type") == "number" and "multipleOf" not in closed:
-        closed["multipleOf"] = FINEST  # or a model that knows nothing writes digits until its room is full
-    return closed
+# Parsing
 
 
 def parse(text: str, request: ChatRequest) -> list[tuple[str, str]]:
     """The calls written in an answer as (name, arguments as JSON text); [] when it is plain text."""
     if not request.tools or request.tool_choice == "none":
         return []
-    schemas = {function["name"]: function["parameters"] for function in map(_function, request.tools)}
+    schemas = {function["name"]: function["parameters"] for function in map(function_of, request.tools)}
     calls, rest, decoder = [], text.strip(), json.JSONDecoder()
     while rest:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import DatasetError
+from drone_ft.local.grammar import Grammars
 from drone_ft.local.prompt import (
     ChatRequest,
     PromptError,
@@ -34,10 +35,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids of one answer to learn with all it follows; the last `answer` of them are the answer."""
+    """Token ids of one answer with all it follows, up to the last one that is learnt; places of those, rising."""
 
     ids: tuple[int, ...]
-    answer: int
+    learnt: tuple[int, ...]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -139,14 +140,18 @@ def _system(row: Row) -> str:
     return split_system([plain_message(message, row.tools) for message in row.messages])[0]
 
 
-def samples(tokenizer: Any, row: Row, settings: Settings, limit: int) -> list[Sample]:
-    """One sample for each answer with weight 1. Raises DatasetError for one of more than `limit` tokens."""
+def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: Grammars | None = None) -> list[Sample]:
+    """One sample for each answer with weight 1. Raises DatasetError for one of more than `limit` tokens.
+
+    With `grammars` only those tokens are learnt that the grammar leaves to the model when it answers.
+    """
     found = []
     for place, message in enumerate(row.messages):
         if message["role"] != "assistant" or message.get("weight", 1) == 0:
             continue
+        request = ChatRequest(row.messages[:place], row.tools)
         try:
-            prefix, text = texts(tokenizer, ChatRequest(row.messages[:place], row.tools), settings)
+            prefix, text = texts(tokenizer, request, settings)
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
         read = encode(tokenizer, prefix) + encode(tokenizer, text)
@@ -156,5 +161,7 @@ def samples(tokenizer: Any, row: Row, settings: Settings, limit: int) -> list[Sa
                 f"Line {row.line} is {len(read) + len(answer)} tokens long, more than the {limit} this model can "
                 "learn from. Shorten its messages or its tools."
             )
-        found.append(Sample(read + answer, len(answer)))
+        choices = grammars.choices(request, answer) if grammars else range(len(answer))
+        learnt = tuple(len(read) + at for at in choices)
+        found.append(Sample((read + answer)[: learnt[-1] + 1], learnt))
     return found

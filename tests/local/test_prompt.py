@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drone_ft.local import prompt
+from drone_ft.local import grammar, prompt
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings
 from tests.local.tiny import make_tiny_model
 
@@ -72,7 +72,7 @@ def vocabulary(tokenizer: Any) -> Any:
 def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str) -> bool:
     import llguidance
 
-    matcher = llguidance.LLMatcher(vocabulary, prompt.grammar(request))
+    matcher = llguidance.LLMatcher(vocabulary, grammar.grammar(request))
     return matcher.consume_tokens(list(prompt.encode(tokenizer, text))) and matcher.is_accepting()
 
 
@@ -126,8 +126,8 @@ def test_tool_choice_decides_what_is_admitted(
 
 
 def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
-    assert prompt.grammar(replace(ASK, tool_choice="none")) is None
-    assert prompt.grammar(replace(ASK, tools=[], tool_choice="auto")) is None
+    assert grammar.grammar(replace(ASK, tool_choice="none")) is None
+    assert grammar.grammar(replace(ASK, tools=[], tool_choice="auto")) is None
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,7 @@ def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
 def test_what_cannot_be_asked_is_named(tokenizer: Any, request_: ChatRequest, param: str, words: str) -> None:
     with pytest.raises(PromptError) as caught:
         prompt.build(tokenizer, request_)
+        grammar.grammar(request_)
     assert caught.value.param == param
     assert words in str(caught.value)
 
@@ -213,7 +214,7 @@ def test_answers_are_parsed_as_calls_or_left_as_text(text: str, calls: list[tupl
 def test_lists_that_want_each_item_once_get_it() -> None:
     items = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     tools = [tool("f", {"type": "object", "properties": {"x": items}})]
-    assert prompt.grammar(replace(ASK, tools=tools))
+    assert grammar.grammar(replace(ASK, tools=tools))
     assert prompt.parse(call("f", x=["a", "b", "a"]), replace(ASK, tools=tools)) == [("f", '{"x": ["a", "b"]}')]
 
 

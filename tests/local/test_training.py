@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from drone_ft.local import lora, rows, training, weights
 from drone_ft.local.engine import Engine
+from drone_ft.local.grammar import Grammars
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import ChatRequest
 from tests.local.test_prompt import TOOLS
@@ -77,7 +78,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> None:
-    folder = make_job(tmp_path / "job", model, n_epochs=12, learning_rate_multiplier=10)
+    folder = make_job(tmp_path / "job", model, n_epochs=24, learning_rate_multiplier=4)
     (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert training.main([str(folder)]) == 0
     seen = losses(folder)
@@ -248,13 +249,15 @@ def tokenizer(model: Path) -> Any:
     return AutoTokenizer.from_pretrained(model)
 
 
-def read(tmp_path: Path, tokenizer: Any, lines: list[dict[str, Any]]) -> tuple[str, list[rows.Sample]]:
+def read(
+    tmp_path: Path, tokenizer: Any, lines: list[dict[str, Any]], grammars: Grammars | None = None
+) -> tuple[str, list[rows.Sample]]:
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))
     found = rows.read_rows(path)
     form, key, system = rows.shared(found)
     settings = training.Settings("ft:x", "x", form, key, system)
-    return form, [sample for line in found for sample in rows.samples(tokenizer, line, settings, 4096)]
+    return form, [sample for line in found for sample in rows.samples(tokenizer, line, settings, 4096, grammars)]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +284,7 @@ def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tool
     form, full = read(tmp_path, tokenizer, [*ROWS, {**ROWS[0], "tools": TOOLS[:2]}])
     assert form == "full"
     assert "takeoff(altitude: integer 1..500)" in tokenizer.decode(full[0].ids)
-    assert full[0].answer == short[0].answer
+    assert len(full[0].learnt) == len(short[0].learnt)
 
 
 def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Path, tokenizer: Any) -> None:
@@ -296,10 +299,40 @@ def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Pa
     }
     _, found = read(tmp_path, tokenizer, [old])
     assert len(found) == 1
-    learnt = tokenizer.decode(found[0].ids[-found[0].answer :])
-    assert learnt == '{"name": "reject", "arguments": {}}<|im_end|>'
+    assert learnt(tokenizer, found[0]) == '{"name": "reject", "arguments": {}}<|im_end|>'
     _, plain = read(tmp_path, tokenizer, [PLAIN])
-    assert tokenizer.decode(plain[0].ids[-plain[0].answer :]) == "hello<|im_end|>"
+    assert learnt(tokenizer, plain[0]) == "hello<|im_end|>"
+
+
+def learnt(tokenizer: Any, sample: rows.Sample) -> str:
+    return str(tokenizer.decode([sample.ids[at] for at in sample.learnt]))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("camera", {"mode": "video", "duration": 5}, ["{", "c", "v", "5", "}}"]),
+        ("reject", {}, ["{", "reject"]),
+        ("takeoff", {"altitude": 500}, ["{", "takeoff", "5", "0", "0"]),
+    ],
+)
+def test_with_the_grammar_only_what_it_leaves_open_is_learnt_and_nothing_is_read_behind_it(
+    model: Path, tmp_path: Path, tokenizer: Any, name: str, arguments: dict[str, Any], expected: list[str]
+) -> None:
+    loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
+    _, (sample,) = read(tmp_path, tokenizer, [row("please do", name, arguments)], Grammars(loaded, tokenizer))
+    assert sample.learnt[-1] == len(sample.ids) - 1
+    pieces = [tokenizer.decode([sample.ids[at]]) for at in sample.learnt]
+    assert pieces == expected
+
+
+def test_an_answer_that_fits_no_grammar_is_learnt_whole(model: Path, tmp_path: Path, tokenizer: Any) -> None:
+    loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
+    grammars = Grammars(loaded, tokenizer)
+    for line in (PLAIN, row("too high", "takeoff", {"altitude": 501})):
+        _, (whole,) = read(tmp_path, tokenizer, [line])
+        _, (sample,) = read(tmp_path, tokenizer, [line], grammars)
+        assert sample == whole
 
 
 def learner_for(model: Path, found: list[rows.Sample], not_learnt: float = 0.5) -> Learner:

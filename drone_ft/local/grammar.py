@@ -1,0 +1,170 @@
+"""What an answer may be: the calls that fit a request's tools, as a grammar, and what that leaves to the model."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from drone_ft.errors import CatalogError
+from drone_ft.local.prompt import ChatRequest, PromptError, function_of
+
+MAX_CALLS = 8
+FINEST = 1e-9
+KEPT = 16
+
+
+class Grammars:
+    """Matchers of grammars for one model's vocabulary; `ends` are the tokens that end an answer."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        import llguidance.hf
+
+        self.ends = _end_ids(model, tokenizer)
+        self._vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=model.config.vocab_size, eos_token=self.ends)
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def matcher(self, request: ChatRequest) -> Any | None:
+        """A fresh matcher of a request's answer, None where any text will do. Raises PromptError."""
+        import llguidance
+
+        text = grammar(request)
+        if text is None:
+            return None
+        if text not in self._kept:
+            while len(self._kept) >= KEPT:
+                self._kept.popitem(last=False)
+            self._kept[text] = llguidance.LLMatcher(self._vocabulary, text)
+        self._kept.move_to_end(text)
+        return self._kept[text].deep_copy()  # a hundred times faster than compiling
+
+    def choices(self, request: ChatRequest, answer: Sequence[int]) -> list[int]:
+        """Places in an answer's tokens where the grammar leaves a choice; all of them where it does not fit."""
+        everywhere = list(range(len(answer)))
+        try:
+            matcher = self.matcher(request)
+        except PromptError:
+            return everywhere
+        found = []
+        for place, token in enumerate(answer):
+            if matcher is None:
+                return everywhere
+            if matcher.is_stopped():
+                break
+            if matcher.compute_ff_tokens()[:1] != [token]:
+                found.append(place)
+            if token in self.ends:
+                break
+            if not matcher.consume_token(token):
+                return everywhere
+        return found
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        ends.append(tokenizer.eos_token_id)
+    return ends
+
+
+def grammar(request: ChatRequest) -> str | None:
+    """The llguidance grammar of the answer, None where any text will do. Raises PromptError."""
+    if not request.tools or request.tool_choice == "none":
+        return None
+    tools, choice = list(request.tools), request.tool_choice
+    if isinstance(choice, dict):
+        tools = [tool for tool in tools if function_of(tool)["name"] == choice.get("name")]
+        if not tools:
+            raise PromptError(
+                f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
+            )
+    return _compile(json.dumps(tools), choice == "auto", request.parallel)
+
+
+@lru_cache(maxsize=32)
+def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
+    """A Lark grammar: one call (or several), or else text that does not begin like one."""
+    import llguidance
+
+    functions = [function_of(tool) for tool in json.loads(tools_json)]
+    start = "calls | /[^{](.|\\n)*/" if text_allowed else "calls"
+    many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
+    schemas = [_call_schema(function) for function in functions]
+    lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas)}\n"
+    compiled = str(llguidance.LLMatcher.grammar_from_lark(lark))
+    if _trouble(compiled):
+        for function, schema in zip(functions, schemas, strict=True):
+            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: %json {_json_rule([schema])}\n"))
+            if trouble:
+                raise _not_enforceable(function["name"], trouble)
+        raise _not_enforceable("together", _trouble(compiled))
+    return compiled
+
+
+def _json_rule(schemas: list[dict[str, Any]]) -> str:
+    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return json.dumps({"anyOf": schemas, "x-guidance": options})
+
+
+def _trouble(compiled: str) -> str:
+    """What llguidance refuses in a grammar, "" when it takes it."""
+    import llguidance
+
+    trouble = str(llguidance.LLMatcher.validate_grammar(compiled))
+    if not trouble or trouble.startswith("WARNING"):
+        return ""
+    return trouble.splitlines()[0].split("failed to compile JSON schema: ")[-1]
+
+
+def _not_enforceable(name: str, trouble: str) -> PromptError:
+    return PromptError(
+        f"The parameters of function {name} cannot be enforced here: {trouble}. Leave that keyword out.", "tools"
+    )
+
+
+def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
+    try:
+        arguments = [_closed(variant) for variant in _variants(function["parameters"])]
+    except CatalogError as error:
+        raise _not_enforceable(function["name"], str(error)) from error
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "arguments": arguments[0] if len(arguments) == 1 else {"anyOf": arguments},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _variants(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schema without its conditions: llguidance knows none."""
+    try:
+        from drone_ft.schema import variants
+    except ImportError:
+        return [parameters]
+    return list(variants(parameters))
+
+
+def _closed(schema: Any) -> Any:
+    """The same schema admitting no property it does not describe: a model must not invent arguments."""
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {
+        key: [_closed(part) for part in value] if key in ("anyOf", "oneOf", "allOf") else value
+        for key, value in schema.items()
+        if key != "uniqueItems"  # llguidance knows it not; parse() drops what is there twice
+    }
+    if "items" in closed:
+        closed["items"] = _closed(closed["items"])
+    if closed.get("type") == "object" or "properties" in closed:
+        properties = closed.get("properties") or {}
+        closed["properties"] = {name: _closed(part) for name, part in properties.items()}
+        closed.setdefault("additionalProperties", False)
+    if closed.get("type") == "number" and "multipleOf" not in closed:
+        closed["multipleOf"] = FINEST  # or a model that knows nothing writes digits until its room is full
+    return closed
