@@ -17,7 +17,7 @@ from drone_ft.catalog import Call, Catalog, parse_catalog, problems
 from drone_ft.errors import CatalogError, DatasetError
 
 Form = Literal["tools", "functions"]
-READINGS = 5000  # examples read in all: the default data twice, about what ten minutes on two cores allow
+READINGS = 5000  # examples read in all: the default data once, about what ten minutes on two cores allow
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _twins(examples: Sequence[Example]) -> list[list[int]]:
 
 def auto_epochs(count: int) -> int:
     """How many times to read `count` examples where nobody says: few examples are read more often."""
-    return min(10, max(2, round(READINGS / max(1, count))))
+    return min(10, max(1, round(READINGS / max(1, count))))
 
 
 def to_jsonl(examples: Iterable[Example], catalog: Catalog, form: Form = "tools") -> str:

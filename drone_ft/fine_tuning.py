@@ -105,8 +105,8 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
         )
     events = [*job.events, *reversed(fresh)]
     curve = loss_curve(events)
-    measured = [point["train_loss"] for point in curve]
-    measured = [point["valid_loss"] for point in curve if point["valid_loss"] is not None] or measured
+    # Validation last, so that the last of all is its newest where there is one.
+    losses = [point[name] for name in ("train_loss", "valid_loss") for point in curve if point[name] is not None]
     failed = now.error.message if now.error and now.error.message else ""
     return dataclasses.replace(
         job,
@@ -115,7 +115,7 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
         message=failed or (events[-1]["message"] if events else ""),
         finished=float(now.finished_at) if now.finished_at else None,
         seconds_left=max(0.0, now.estimated_finish - time.time()) if now.estimated_finish else None,
-        last_loss=measured[-1] if measured else None,
+        last_loss=losses[-1] if losses else None,
         events=events,
     )
 

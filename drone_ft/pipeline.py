@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from drone_ft.work import Progress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
+LEAST_EXAMPLES = 10  # to learn from; hosted fine-tuning refuses fewer, too
 
 
 def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int = 0) -> None:
@@ -65,15 +68,14 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
 
 
 def write(store: Store, progress: Progress, seed: int = 0) -> None:
-    """Write examples for the current catalog in place of those there; result: plain, removal (for undo)."""
+    """Write examples for the current catalog in place of those there, which can be brought back."""
     progress.plan(("examples", "Write requests for each call"), ("split", "Split into train and test"))
     catalog = store.catalog()
     with progress.step("examples") as step:
-        writing = synthesis.write_examples(catalog, seed)
-        step.note(_mix(writing.examples, catalog))
+        examples = synthesis.write_examples(catalog, seed).examples
+        step.note(_mix(examples, catalog))
     with progress.step("split"):
-        removal = store.replace_examples(dataset.split(writing.examples, seed=seed), catalog.name)
-    progress.remember(plain=list(writing.plain), missing=list(writing.missing), removal=removal)
+        store.replace_examples(dataset.split(examples, seed=seed), catalog.name)
 
 
 def tune(
@@ -82,7 +84,7 @@ def tune(
     """Fine-tune on the approved examples of the current catalog; result: job_id, model."""
     progress.plan(("server", "Start the model on this computer"), ("tune", "Fine-tune the model"))
     catalog = store.catalog()
-    examples = dataset.complete_split(approved(store.examples(catalog.name)))
+    examples = approved(store.examples(catalog.name))
     train, test = _jsonl(examples, catalog)
     with progress.step("server"):
         endpoint = endpoints.local_endpoint()
@@ -93,7 +95,7 @@ def tune(
 
 def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "drone") -> None:
     """Ask `models` (base, tuned; an empty base is the server's own) the same cases; result: report_id."""
-    roles = dict(zip(("base", "tuned"), models, strict=False))
+    roles = dict(zip(("base", "tuned"), dict.fromkeys(models), strict=False))  # a model is asked once
     titles = {"base": "Ask the base model", "tuned": "Ask the tuned model"}
     catalog = store.catalog()
     asked = choose_cases(store, catalog, cases)
@@ -115,12 +117,24 @@ def base_model(client: openai.OpenAI) -> str:
     raise EndpointError("The server lists no base model. Check its settings.")
 
 
+def ready(examples: list[Example]) -> list[Example]:
+    """The approved examples, each given to train or test."""
+    return dataset.complete_split([example for example in examples if example.status == "approved"])
+
+
+def is_enough(ready: list[Example]) -> bool:
+    """Whether a model can learn from them; those kept aside teach it nothing and do not count."""
+    return _count(ready, "train") >= LEAST_EXAMPLES
+
+
 def approved(examples: list[Example]) -> list[Example]:
-    """The examples that may be trained on; raises DatasetError when there are too few."""
-    good = [example for example in examples if example.status == "approved"]
-    if len(good) < 10:
+    """The approved examples, each given to train or test; raises DatasetError when too few are left to learn from."""
+    good = ready(examples)
+    if not is_enough(good):
         raise DatasetError(
-            f"There are {len(good)} approved examples; fine-tuning needs at least 10. Write or approve more first."
+            f"Approved examples to learn from: {_count(good, 'train')}, and {_count(good, 'test')} kept aside for "
+            f"testing. Training needs at least {LEAST_EXAMPLES} to learn from: write more, or approve drafts, on the "
+            "examples page."
         )
     return good
 
@@ -140,7 +154,7 @@ def choose_cases(store: Store, catalog: Catalog, name: str) -> list[Case]:
 def _split(store: Store, catalog: Catalog, written: list[Example], seed: int) -> list[Example]:
     """The examples with their splits; examples that had them keep them."""
     if any(example.split for example in written):
-        return dataset.complete_split(approved(written))
+        return approved(written)
     examples = dataset.split(written, seed=seed)
     store.replace_examples(examples, catalog.name)
     return approved(examples)
@@ -177,7 +191,8 @@ def catch_up(store: Store) -> None:
         client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
         for job in forgotten:
             try:
-                store.save_job(fine_tuning.refresh(client, job))
+                # A job of the list has no events; with those it has, only the new ones are fetched.
+                store.save_job(fine_tuning.refresh(client, store.job(job.id) or job))
             except EndpointRefused:
                 lost = "The server no longer knows this training. Start it again."
                 store.save_job(dataclasses.replace(job, status="failed", message=lost, seconds_left=None))
@@ -220,7 +235,7 @@ def _tune(
             done, total = fine_tuning.progress(now)
             step.update(done, total, now.message, now.seconds_left)
 
-        job = _job_to_go_on_with(store, progress, client, train_jsonl)
+        job = _job_to_go_on_with(store, progress, client, train_jsonl, model)
         if job is None:
             job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell)
         else:
@@ -230,10 +245,12 @@ def _tune(
     return job
 
 
-def _job_to_go_on_with(store: Store, progress: Progress, client: openai.OpenAI, train: str) -> Job | None:
-    """The job an earlier, broken-off run had started on the same data, unless it ended badly or was lost."""
+def _job_to_go_on_with(store: Store, progress: Progress, client: openai.OpenAI, train: str, model: str) -> Job | None:
+    """The job an earlier, broken-off run had started on this model and data, unless it ended badly or was lost."""
     job = store.job(progress.run.result.get("job_id", ""))
-    if job is None or job.status in ("failed", "cancelled") or store.job_data(job.id)[0] != train:
+    if job is None or job.status in ("failed", "cancelled"):
+        return None
+    if job.model != model or store.job_data(job.id)[0] != train:
         return None
     try:
         job = fine_tuning.refresh(client, job)
@@ -252,11 +269,13 @@ def _evaluate(
     models: dict[str, str],
 ) -> Report:
     roles = {model: role for role, model in models.items()}
+    # Keys in their order: the model reads them so.
+    digest = hashlib.sha256(json.dumps(catalog.to_json()).encode()).hexdigest()
 
     def ask(model: str) -> tuple[list[evaluation.Answer], float]:
         with progress.step(roles[model]) as step:
             step.update(0, len(cases), model)
-            kept = _answered(progress, model, cases)
+            kept = _answered(progress, model, digest, cases)
             if kept:
                 step.update(len(cases), len(cases), f"{model}, answered before")
                 return kept
@@ -265,7 +284,8 @@ def _evaluate(
                 client, model, catalog, prompts, lambda done: step.update(done, len(cases))
             )
         before = progress.run.result.get("answered", {})
-        now = {"answers": [dataclasses.asdict(answer) for answer in answers], "seconds": seconds}
+        rows = [dataclasses.asdict(answer) for answer in answers]
+        now = {"catalog": digest, "answers": rows, "seconds": seconds}
         progress.remember(answered={**before, model: now})
         return answers, seconds
 
@@ -274,10 +294,17 @@ def _evaluate(
     return report
 
 
-def _answered(progress: Progress, model: str, cases: list[Case]) -> tuple[list[evaluation.Answer], float] | None:
-    """What a model answered in an earlier, broken-off run, when it was asked these very cases and all answers came."""
+def _answered(
+    progress: Progress, model: str, digest: str, cases: list[Case]
+) -> tuple[list[evaluation.Answer], float] | None:
+    """What a model answered in an earlier, broken-off run, when it had this catalog and cases and all answers came.
+
+    `digest` is the catalog's: the same words under another catalog may deserve another call.
+    """
     kept = progress.run.result.get("answered", {}).get(model)
-    if not kept or [row["prompt"] for row in kept["answers"]] != [case.prompt for case in cases]:
+    if not kept or kept.get("catalog") != digest:
+        return None
+    if [row["prompt"] for row in kept["answers"]] != [case.prompt for case in cases]:
         return None
     answers = [evaluation.Answer.from_json(row) for row in kept["answers"]]
     return None if any(answer.error for answer in answers) else (answers, kept["seconds"])

@@ -104,6 +104,9 @@ class Store:
         from alembic.util import CommandError
 
         with FileLock(self.folder / "migrate.lock", timeout=60), self._transaction() as connection:
+            if connection.dialect.name == "sqlite":
+                # Python's sqlite3 begins no transaction before DDL: a kill halfway would leave half a migration behind.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             if not _is_newest(connection):
                 config = Config()
                 config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -260,7 +263,8 @@ class Store:
         told = sa.select(job_events.c.body).where(job_events.c.job == job_id).order_by(job_events.c.place)
         with self._transaction() as connection:
             body = connection.scalar(sa.select(jobs.c.body).where(jobs.c.id == job_id))
-            return fine_tuning.Job(**body, events=list(connection.scalars(told))) if body else None
+            # A process of an older version writes the events into the body too.
+            return fine_tuning.Job(**{**body, "events": list(connection.scalars(told))}) if body else None
 
     def job_data(self, job_id: str) -> tuple[str, str]:
         """The frozen training and validation JSONL of a job."""

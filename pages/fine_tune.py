@@ -5,15 +5,15 @@ from drone_ft.ui import frame, runs, session, tuning
 
 frame.head(
     "Fine-tune",
-    "The model reads your examples a few times and adjusts itself, until the right call is no surprise to it.",
+    "The model reads your examples and adjusts itself, until the right call is no surprise to it.",
 )
-ready = [example for example in session.store().examples() if example.status == "approved"]
+ready = pipeline.ready(session.store().examples())
 training = runs.under_way("tune", "demo")
 if training:
     runs.watch(training)
 else:
     pipeline.catch_up(session.store())
-    if len(ready) < tuning.LEAST_EXAMPLES:
+    if not pipeline.is_enough(ready):
         tuning.empty(ready)
     else:
         ended = tuning.outcome()

@@ -96,9 +96,18 @@ def test_a_job_is_uploaded_created_and_followed_to_its_model() -> None:
         {"step": 1.0, "train_loss": 1.0, "valid_loss": None},
         {"step": 2.0, "train_loss": 0.5, "valid_loss": 0.7},
     ]
+    assert job.last_loss == 0.7, "validation tells more than training"
     created = json.loads(next(body for method, path, body in server.seen if path == "/v1/fine_tuning/jobs"))
     assert created["method"]["supervised"]["hyperparameters"] == {"n_epochs": 3} and created["suffix"] == "s"
     assert created["validation_file"] != created["training_file"] and created["metadata"] == {"drone_ft_job": job.id}
+
+
+def test_the_last_loss_is_the_newest_measured_whatever_steps_lack_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"step": 1, "train_loss": 0.9}, {"step": 2, "train_loss": 0.4}, {"step": 3, "total_steps": 4}]
+    server = Scripted("running")
+    made = [{**server.events()[0], "id": f"m{n}", "type": "metrics", "data": row} for n, row in enumerate(rows)]
+    monkeypatch.setattr(server, "events", lambda: made)
+    assert fine_tuning.refresh(server.client, begin(server)).last_loss == 0.4
 
 
 def test_a_failed_job_says_why() -> None:

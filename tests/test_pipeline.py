@@ -9,6 +9,7 @@ import pytest
 
 from drone_ft import endpoints, evaluation, fine_tuning, pipeline
 from drone_ft.catalog import Call, default_catalog
+from drone_ft.dataset import Example, make_example
 from drone_ft.errors import DatasetError, EndpointRefused, EndpointUnavailable, WorkCancelled
 from drone_ft.evaluation import Answer, Case
 from drone_ft.fine_tuning import Job
@@ -40,9 +41,78 @@ def test_an_evaluation_broken_off_goes_on_with_the_model_it_had_not_asked(monkey
     assert progress.run.result["report_id"] == report.id and not progress.run.result["answered"]
 
 
-def test_too_few_approved_examples_are_named() -> None:
+@pytest.mark.parametrize("changed", ["nothing", "catalog", "cases"])
+def test_kept_answers_serve_only_the_catalog_and_cases_they_were_given_for(
+    changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask_all(client: Any, model: str, catalog: Any, prompts: list[str], tell: Any) -> tuple[list[Answer], float]:
+        asked.append(model)
+        if asked == ["base", "tuned"]:
+            raise WorkCancelled("cancelled")
+        return [Answer(prompt, Call("reject_request", {}), seconds=0.5) for prompt in prompts], 1.0
+
+    monkeypatch.setattr(evaluation, "ask_all", ask_all)
+    store, models, catalog = Store(), {"base": "base", "tuned": "tuned"}, default_catalog()
+    progress = Progress(Run("r", "evaluate"), store.save_run, lambda: False)
+    progress.plan(("base", "Base"), ("tuned", "Tuned"))
+    with pytest.raises(WorkCancelled):
+        pipeline._evaluate(store, progress, None, catalog, "cases", CASES, models)  # type: ignore[arg-type]
+    if changed == "catalog":
+        catalog = dataclasses.replace(catalog, functions=catalog.functions[1:])
+    cases = CASES[:1] if changed == "cases" else CASES
+    pipeline._evaluate(store, progress, None, catalog, "cases", cases, models)  # type: ignore[arg-type]
+    assert asked == ["base", "tuned", *(["tuned"] if changed == "nothing" else ["base", "tuned"])]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "status", "goes_on"),
+    [
+        ("base", "train", "running", True),
+        ("another", "train", "running", False),
+        ("base", "other", "running", False),
+        ("base", "train", "failed", False),
+    ],
+)
+def test_a_broken_off_run_goes_on_with_its_job_only_for_the_same_model_and_data(
+    model: str, data: str, status: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tuning, "refresh", lambda client, job: job)
+    store = Store()
+    store.save_job(Job("j1", endpoints.LOCAL, "ftjob-1", "base", "s", 3, status, 1.0), "train", "")
+    progress = Progress(Run("r", "tune", result={"job_id": "j1"}), store.save_run, lambda: False)
+    job = pipeline._job_to_go_on_with(store, progress, None, data, model)  # type: ignore[arg-type]
+    assert (job is not None) == goes_on
+
+
+def examples(learn: int, aside: int, status: str = "approved") -> list[Example]:
+    """Examples without twins: some to learn from, not yet dealt out; some kept aside."""
+    call = Call("takeoff_drone", {"altitude": 5})
+    names = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(learn + aside)]
+    return [
+        make_example(f"up {x}", call, status=status, split=None if n < learn else "test") for n, x in enumerate(names)
+    ]
+
+
+def test_examples_to_learn_from_are_those_approved_and_not_kept_aside() -> None:
+    good = pipeline.approved([*examples(10, 4), *examples(3, 0, "draft")])
+    assert [e.split for e in good] == ["train"] * 10 + ["test"] * 4
+    assert pipeline.is_enough(good) and not pipeline.is_enough(good[1:])
+
+
+@pytest.mark.parametrize(("learn", "aside"), [(0, 0), (9, 0), (9, 5)])
+def test_too_few_examples_to_learn_from_are_named_with_what_to_do(learn: int, aside: int) -> None:
+    words = f"learn from: {learn}, and {aside} kept aside.*at least 10.*write more, or approve drafts"
+    with pytest.raises(DatasetError, match=words):
+        pipeline.approved(examples(learn, aside))
+
+
+def test_a_training_on_too_few_examples_never_reaches_the_server() -> None:
+    store = Store()
+    store.replace_examples(examples(9, 5))
     with pytest.raises(DatasetError, match="at least 10"):
-        pipeline.approved([])
+        pipeline.tune(store, Progress(Run("r", "tune"), store.save_run, lambda: False))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +127,15 @@ def test_a_job_nobody_follows_any_more_is_brought_up_to_date(
     server: Any, status: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refresh(client: Any, job: Job) -> Job:
+        assert job.events == told, "with those it has, only the new ones are fetched"
         if isinstance(server, Exception):
             raise server
         return server(job)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(endpoints, "local_endpoint", lambda start: endpoints.Endpoint(endpoints.LOCAL, "http://x/v1"))
     monkeypatch.setattr(fine_tuning, "refresh", refresh)
-    store = Store()
-    store.save_job(Job("j1", endpoints.LOCAL, "ftjob-1", "m", "s", 3, "running", 1.0), "train", "")
+    store, told = Store(), [{"id": "e1", "data": None}]
+    store.save_job(Job("j1", endpoints.LOCAL, "ftjob-1", "m", "s", 3, "running", 1.0, events=told), "train", "")
     pipeline.catch_up(store)
     job = store.job("j1")
     assert job and job.status == status and message in job.message

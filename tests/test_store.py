@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,27 @@ from drone_ft.work import Run, Step
 
 UP = Call("takeoff_drone", {"altitude": 50})
 THREE = [make_example(f"up {word}", UP) for word in ("please", "now", "there")]
+
+
+TOLD = [
+    {"id": "e1", "created": 1, "type": "message", "message": "Job started", "data": None},
+    {"id": "e2", "created": 2, "type": "metrics", "message": "Step 1", "data": {"step": 1, "valid_loss": 0.6}},
+    {"id": "e3", "created": 3, "type": "metrics", "message": "Step 2", "data": {"step": 2, "train_loss": 0.3}},
+]
+# As the first version wrote a job, with its events beside; written out, as today's Job differs.
+OLD_BODY = {
+    "id": "j", "endpoint": "e", "endpoint_job_id": "ftjob-1", "model": "m", "suffix": "s", "epochs": 3,
+    "status": "running", "created": 1.0, "tuned_model": None, "message": "", "finished": None, "seconds_left": None,
+}  # fmt: skip
+
+
+def make_first_version(folder: Path, events: list[dict[str, Any]] = TOLD) -> None:
+    """Turn a fresh store back into one of the first version, with a job."""
+    with sqlite3.connect(folder / "drone_ft.db") as database:
+        database.execute("DROP TABLE job_events")
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+        body = json.dumps({**OLD_BODY, "events": events})
+        database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train', '')", [body])
 
 
 def test_a_fresh_store_has_the_default_catalog_and_nothing_else() -> None:
@@ -80,14 +102,56 @@ def test_a_jobs_events_are_added_and_none_is_lost_when_it_is_saved_without_them(
 
 def test_a_database_of_the_first_version_keeps_its_jobs_and_their_events(tmp_path: Path) -> None:
     Store(tmp_path)
-    told = [{"id": "e1"}, {"id": "e2"}]
-    body = dataclasses.asdict(Job("j", "e", "ftjob-1", "m", "s", 3, "running", 1.0, events=told))
+    make_first_version(tmp_path)
+    store = Store(tmp_path)
+    job = store.job("j")
+    assert job and job.events == TOLD and job.last_loss == 0.6 and store.job_data("j") == ("train", "")
+    assert store.jobs() == [dataclasses.replace(job, events=[])]
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"),
+    [([], None), ([None, {"step": 1, "train_loss": 0.9}, {"step": 2, "train_loss": 0.5}, {"step": 3}], 0.5)],
+)
+def test_a_moved_job_has_the_loss_its_events_tell(data: list[Any], loss: float | None, tmp_path: Path) -> None:
+    Store(tmp_path)
+    make_first_version(tmp_path, [{"id": f"e{n}", "data": row} for n, row in enumerate(data)])
+    assert [job.last_loss for job in Store(tmp_path).jobs()] == [loss]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is a Unix matter")
+@pytest.mark.parametrize("version", ["none", "first"])
+def test_a_migration_killed_in_the_middle_is_done_again_whole(version: str, tmp_path: Path) -> None:
+    if version == "first":
+        Store(tmp_path)
+        make_first_version(tmp_path)
+    # The version number is written last: everything before it has been done by then.
+    script = (
+        "import os, signal, sys\n"
+        "import sqlalchemy as sa\n"
+        "from drone_ft.store import Store\n"
+        "def stop(connection, cursor, statement, *rest):\n"
+        "    if statement.startswith(('INSERT INTO alembic_version', 'UPDATE alembic_version')):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sa.event.listen(sa.Engine, 'before_cursor_execute', stop)\n"
+        "Store(sys.argv[1])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == -9
     with sqlite3.connect(tmp_path / "drone_ft.db") as database:
-        database.execute("DROP TABLE job_events")
-        database.execute("UPDATE alembic_version SET version_num = '0001'")
-        database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train', '')", [json.dumps(body)])
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    assert "job_events" not in tables and ("jobs" in tables) == (version == "first"), "nothing half done"
     job = Store(tmp_path).job("j")
-    assert job and job.events == told and Store(tmp_path).job_data("j") == ("train", "")
+    assert (job.events if job else None) == (TOLD if version == "first" else None)
+    assert Store(tmp_path).job_data("j") == (("train", "") if version == "first" else ("", ""))
+
+
+def test_a_job_saved_by_an_older_process_is_still_read() -> None:
+    store = Store()
+    store.save_job(Job("j", "e", "ftjob-1", "m", "s", 3, "running", 1.0, events=TOLD))
+    with sqlite3.connect(store.folder / "drone_ft.db") as database:
+        database.execute("UPDATE jobs SET body = ?", [json.dumps({**OLD_BODY, "events": TOLD})])
+    job = store.job("j")
+    assert job and job.events == TOLD
 
 
 def test_removed_examples_come_back_in_their_places() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from drone_ft.errors import CatalogError
 from drone_ft.local.prompt import ChatRequest, PromptError, function_of
+from drone_ft.schema import variants
 
 MAX_CALLS = 8
 FINEST = 1e-9
@@ -25,6 +26,7 @@ class Grammars:
         self.ends = _end_ids(model, tokenizer)
         self._vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=model.config.vocab_size, eos_token=self.ends)
         self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._admitted = 0  # one bit a token
 
     def matcher(self, request: ChatRequest) -> Any | None:
         """A fresh matcher of a request's answer, None where any text will do. Raises PromptError."""
@@ -40,26 +42,35 @@ class Grammars:
         self._kept.move_to_end(text)
         return self._kept[text].deep_copy()  # a hundred times faster than compiling
 
-    def choices(self, request: ChatRequest, answer: Sequence[int]) -> list[int]:
-        """Places in an answer's tokens where the grammar leaves a choice; all of them where it does not fit."""
-        everywhere = list(range(len(answer)))
-        try:
-            matcher = self.matcher(request)
-        except PromptError:
-            return everywhere
-        found = []
+    def open_places(self, request: ChatRequest, answer: Sequence[int]) -> list[int] | None:
+        """Places in an answer's tokens where the grammar leaves a choice; None where it does not fit the answer.
+
+        What is admitted there is noted in `admitted`. Raises PromptError.
+        """
+        matcher = self.matcher(request)
+        if matcher is None:
+            return None
+        found, admitted = [], 0
         for place, token in enumerate(answer):
-            if matcher is None:
-                return everywhere
             if matcher.is_stopped():
+                if place < len(answer) - 1:  # more than the grammar wants, and not just the end
+                    return None
                 break
             if matcher.compute_ff_tokens()[:1] != [token]:
                 found.append(place)
+                admitted |= int.from_bytes(matcher.compute_bitmask(), "little")
             if token in self.ends:
                 break
             if not matcher.consume_token(token):
-                return everywhere
+                return None
+        self._admitted |= admitted
         return found
+
+    @property
+    def admitted(self) -> list[int]:
+        """Every token that was open to choice in the answers seen so far, rising."""
+        bits = bin(self._admitted)[:1:-1]
+        return [token for token, bit in enumerate(bits) if bit == "1"]
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -90,7 +101,7 @@ def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
     import llguidance
 
     functions = [function_of(tool) for tool in json.loads(tools_json)]
-    start = "calls | /[^{](.|\\n)*/" if text_allowed else "calls"
+    start = "calls | /\\s*[^{\\s](.|\\n)*/" if text_allowed else "calls"
     many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
     schemas = [_call_schema(function) for function in functions]
     lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas)}\n"
@@ -127,7 +138,7 @@ def _not_enforceable(name: str, trouble: str) -> PromptError:
 
 def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
     try:
-        arguments = [_closed(variant) for variant in _variants(function["parameters"])]
+        arguments = [_closed(variant) for variant in variants(function["parameters"])]
     except CatalogError as error:
         raise _not_enforceable(function["name"], str(error)) from error
     return {
@@ -139,15 +150,6 @@ def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
-
-
-def _variants(parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schema without its conditions: llguidance knows none."""
-    try:
-        from drone_ft.schema import variants
-    except ImportError:
-        return [parameters]
-    return list(variants(parameters))
 
 
 def _closed(schema: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+UNDER_WAY = "under-way"  # the checkpoint within an epoch; the API tells of whole epochs only
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
@@ -69,9 +70,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a job."""
-    found = [path for path in (folder / "checkpoints").glob("epoch-*") if (path / "progress.json").exists()]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The newest complete checkpoint of a job: of a whole epoch, or of the epoch under way."""
+    found = [path.parent for path in (folder / "checkpoints").glob("[!.]*/progress.json")]
+    return max(
+        found, key=lambda path: int(json.loads((path / "progress.json").read_text("utf-8"))["step"]), default=None
+    )
 
 
 def write_results(folder: Path, table: Sequence[dict[str, Any]]) -> None:

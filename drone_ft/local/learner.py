@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from drone_ft.local import lora, packing
 from drone_ft.local.lower import LowerLayers
 from drone_ft.local.rows import Sample
+from drone_ft.local.targets import Targets, told
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,15 @@ class Recipe:
     rank: int
     alpha: int
     dropout: float
-    not_learnt: float  # share of the layers, from below
+    frozen: float  # share of the layers, from below
     pack_tokens: int
     warm_up: float  # share of all steps
 
 
 def common_beginning(found: Sequence[Sample]) -> int:
-    """How many tokens all samples begin with, short of the last one before any that is learnt."""
+    """How many tokens all samples begin with, short of the last one before any target."""
     first = found[0].ids
-    shared = min(sample.learnt[0] - 1 for sample in found)
+    shared = min(sample.targets[0] - 1 for sample in found)
     for sample in found:
         while sample.ids[:shared] != first[:shared]:
             shared -= 1
@@ -52,7 +53,11 @@ def packs(batch: Sequence[Sample], tokens: int, shared: int = 0) -> list[list[Sa
 
 
 class Learner:
-    """A model with LoRA matrices, its optimizer, and one step of learning; `found` is every sample it will ever see."""
+    """A model with LoRA matrices, its optimizer, and one step of learning.
+
+    `found` is every sample it will ever see, `again` those it sees more than once, `admitted` the tokens that open
+    targets are chosen from.
+    """
 
     def __init__(
         self,
@@ -64,6 +69,8 @@ class Learner:
         rate: float,
         steps: int,
         seed: int,
+        again: Collection[Sample] = (),
+        admitted: Sequence[int] = (),
     ) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
@@ -72,50 +79,35 @@ class Learner:
         self.packable = packing.can_pack(model)
         self.pack_tokens = recipe.pack_tokens if self.packable else 1
         self.shared = common_beginning(found) if self.packable else 0
-        count = int(recipe.not_learnt * len(model.get_decoder().layers)) if self.packable else 0
-        self.lower = LowerLayers(model, count) if count else None
+        count = int(recipe.frozen * len(model.get_decoder().layers)) if self.packable else 0
+        self.lower = LowerLayers(model, count, again) if count else None
         if self.packable:
             packing.pack(model)
         config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.dropout,
-            target_modules=_learnt(model, count),
+            target_modules=_target_modules(model, count),
             task_type="CAUSAL_LM",
         )
         self.plain = get_peft_model(model, config)
         lora.speed_up(self.plain)
         self.accelerator = accelerator
-        self._chosen: Any = None
-        self.plain.get_output_embeddings().register_forward_pre_hook(self._learnt_only)
+        self.targets = Targets(self.plain, admitted)
         self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         self.rate, self.steps, self.warm_up = rate, steps, recipe.warm_up
 
-    def _learnt_only(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Project onto the vocabulary only where a token is learnt: the rest has no loss."""
-        return (inputs[0][:, self._chosen],)
+    def loss(self, pack: Sequence[Sample]) -> tuple[Any, list[float]]:
+        """(summed loss, its tally) over the targets of a pack."""
 
-    def loss(self, pack: Sequence[Sample]) -> tuple[Any, int]:
-        """(summed loss, tokens got right) over what is learnt of a pack."""
-        import torch
+        def run() -> Any:
+            if self.lower is not None:
+                self.lower.feed([None, *pack], lambda rows: self._inputs(rows, pack[0]))
+            return self.model(**self._inputs(pack, pack[0]))
 
-        chosen: list[int] = []
-        start = 0
-        for sample in pack:
-            chosen += (start + at - 1 for at in sample.learnt)
-            start += len(sample.ids) - 1 - self.shared
-        device = self.accelerator.device
-        self._chosen = torch.tensor(chosen, device=device)
-        wanted = [sample.ids[at] for sample in pack for at in sample.learnt]
-        if self.lower is not None:
-            self.lower.feed([None, *pack], lambda rows: self._inputs(rows, pack[0]))
-        output = self.model(**self._inputs(pack, pack[0]))
-        logits = output.logits[0].float()
-        target = torch.tensor(wanted, device=device)
-        loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
-        return loss, int((logits.argmax(-1) == target).sum())
+        return self.targets.loss(pack, self.shared, run)
 
     def _inputs(self, pack: Sequence[Sample], any_sample: Sample) -> dict[str, Any]:
         """What the model reads: the beginning all samples share, then the rest of each."""
@@ -133,43 +125,40 @@ class Learner:
         }
 
     def step(self, batch: Sequence[Sample], number: int) -> tuple[float, float]:
-        """Learn from a batch; (mean loss, share of learnt tokens got right) over all processes."""
+        """Learn from a batch; what to tell of it: (mean loss, share of targets right) over all processes."""
         import torch
 
         processes = self.accelerator.num_processes
         mine = batch[self.accelerator.process_index :: processes]
         weight = 1.0 if mine else 0.0  # a process without a row must still take part in the exchange
-        tokens = sum(len(sample.learnt) for sample in batch)
+        tokens = sum(len(sample.targets) for sample in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _schedule(number, self.steps, self.warm_up)
-        total, right = 0.0, 0.0
+        tally = torch.zeros(6, device=self.accelerator.device)
         pieces = packs(mine or batch[:1], self.pack_tokens, self.shared)
         for place, pack in enumerate(pieces):
             last = place == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, hits = self.loss(pack)
-                # gradients are averaged over processes, so the mean over all learnt tokens needs the factor
+                loss, counted = self.loss(pack)
+                # gradients are averaged over processes, so the mean over all targets needs the factor
                 self.accelerator.backward(loss * (weight * processes / tokens))
-            total, right = total + float(loss.detach()) * weight, right + hits * weight
+            tally += weight * torch.tensor(counted, device=tally.device)
         self.accelerator.clip_grad_norm_(list(self.weights.values()), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        sums = self.accelerator.reduce(torch.tensor([total, right], device=self.accelerator.device), reduction="sum")
-        return float(sums[0]) / tokens, float(sums[1]) / tokens
+        return told(self.accelerator.reduce(tally, reduction="sum").tolist())
 
     def measure(self, held_out: Sequence[Sample]) -> tuple[float, float]:
-        """(mean loss, share of tokens right) on samples that are not learnt from."""
+        """(mean loss, share of targets right) on samples that are not learnt from."""
         import torch
 
-        total, right = 0.0, 0
+        tally = torch.zeros(6)
         self.model.eval()
         with torch.no_grad():
             for pack in packs(held_out, self.pack_tokens, self.shared):
-                loss, hits = self.loss(pack)
-                total, right = total + float(loss), right + hits
+                tally += torch.tensor(self.loss(pack)[1])
         self.model.train()
-        tokens = sum(len(sample.learnt) for sample in held_out)
-        return total / tokens, right / tokens
+        return told(tally.tolist())
 
     def save(self, folder: Path) -> None:
         """The adapter, in peft's own format."""
@@ -202,7 +191,7 @@ class Learner:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def _learnt(model: Any, lower: int) -> list[str]:
+def _target_modules(model: Any, lower: int) -> list[str]:
     """Names of the matrices that get LoRA: all in the layers from number `lower` on."""
     import torch
 

@@ -1,23 +1,24 @@
 """The lower layers of a model, when they are not learnt: what they make of a row never changes, so it is kept.
 
-Saves their backward pass always and their forward pass from the second epoch on.
+Saves their backward pass always, and their forward pass for what is read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 BYTES_KEPT = 512 << 20
 
 
 class LowerLayers:
-    """Runs `count` lower layers once a row and feeds the rest of the model from memory."""
+    """Runs `count` lower layers, only once for rows that are read `again`, and feeds the rest of the model."""
 
-    def __init__(self, model: Any, count: int) -> None:
+    def __init__(self, model: Any, count: int, again: Collection[Any]) -> None:
         self.decoder = model.get_decoder()
         self.layers = [_Switch(layer) for layer in self.decoder.layers]
         self.count = count
+        self.again = {None, *again}  # worth keeping
         self._kept: dict[Any, Any] = {}
         self._room = BYTES_KEPT
         self._given: Any = None
@@ -50,7 +51,7 @@ class LowerLayers:
         fresh = dict(zip(keys, self._caught.split(lengths, dim=1), strict=True))
         for key, value in fresh.items():
             size = value.numel() * value.element_size()
-            if size <= self._room and key not in self._kept:
+            if key in self.again and size <= self._room and key not in self._kept:
                 self._kept[key] = value.clone()
                 self._room -= size
         return fresh

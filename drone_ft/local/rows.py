@@ -31,14 +31,19 @@ class Row:
     line: int
     messages: Sequence[dict[str, Any]]
     tools: Sequence[dict[str, Any]]
+    parallel: bool = False  # whether several calls at once are allowed
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids of one answer with all it follows, up to the last one that is learnt; places of those, rising."""
+    """Token ids of one answer with all it follows, up to the last target; places of the targets, rising.
+
+    `is_open`: the targets are only the tokens that the grammar leaves open, else the whole answer.
+    """
 
     ids: tuple[int, ...]
-    learnt: tuple[int, ...]
+    targets: tuple[int, ...]
+    is_open: bool = False
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -69,7 +74,8 @@ def _row(line: str, number: int) -> Row:
         _check_message(message, f"messages[{place}]", number, names)
     if not any(message["role"] == "assistant" for message in messages):
         raise DatasetError(f"Line {number}, messages: no assistant message to learn from. Add the wanted answer.")
-    return Row(number, messages, tools)
+    parallel = data.get("parallel_tool_calls", "functions" not in data)
+    return Row(number, messages, tools, parallel=bool(parallel))
 
 
 def _tools(data: dict[str, Any], number: int) -> list[dict[str, Any]]:
@@ -143,25 +149,32 @@ def _system(row: Row) -> str:
 def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: Grammars | None = None) -> list[Sample]:
     """One sample for each answer with weight 1. Raises DatasetError for one of more than `limit` tokens.
 
-    With `grammars` only those tokens are learnt that the grammar leaves to the model when it answers.
+    With `grammars` the targets are only the tokens that the grammar leaves to the model when it answers.
     """
     found = []
     for place, message in enumerate(row.messages):
         if message["role"] != "assistant" or message.get("weight", 1) == 0:
             continue
-        request = ChatRequest(row.messages[:place], row.tools)
+        request = ChatRequest(row.messages[:place], row.tools, "required", parallel=row.parallel)
         try:
             prefix, text = texts(tokenizer, request, settings)
+            answer = _answer(tokenizer, text, plain_message(message, row.tools)["content"])
+            places = grammars.open_places(request, answer) if grammars else None
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
         read = encode(tokenizer, prefix) + encode(tokenizer, text)
-        answer = (*encode(tokenizer, plain_message(message, row.tools)["content"]), tokenizer.eos_token_id)
         if len(read) + len(answer) > limit:
             raise DatasetError(
                 f"Line {row.line} is {len(read) + len(answer)} tokens long, more than the {limit} this model can "
                 "learn from. Shorten its messages or its tools."
             )
-        choices = grammars.choices(request, answer) if grammars else range(len(answer))
-        learnt = tuple(len(read) + at for at in choices)
-        found.append(Sample((read + answer)[: learnt[-1] + 1], learnt))
+        targets = tuple(len(read) + at for at in places or range(len(answer)))
+        found.append(Sample((read + answer)[: targets[-1] + 1], targets, is_open=bool(places)))
     return found
+
+
+def _answer(tokenizer: Any, text: str, content: str) -> tuple[int, ...]:
+    """An answer's tokens as they follow `text`: some tokenizers begin a text of its own with a space."""
+    before, both = encode(tokenizer, text), encode(tokenizer, text + content)
+    tokens = both[len(before) :] if both[: len(before)] == before else encode(tokenizer, content)
+    return (*tokens, tokenizer.eos_token_id)

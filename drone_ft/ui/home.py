@@ -8,11 +8,11 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import dataset, permutations, synthesis, work
+from drone_ft import dataset, permutations, pipeline, synthesis, work
 from drone_ft.catalog import default_catalog
 from drone_ft.dataset import Example
 from drone_ft.evaluation import Report
-from drone_ft.ui import models, reports, runs, session, tuning, words
+from drone_ft.ui import models, reports, runs, session, words
 
 DEMO: dict[str, Any] = {"epochs": None, "seed": 0}
 
@@ -34,7 +34,7 @@ def way() -> list[Stop]:
     catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
     calls = sum(permutations.count_catalog(catalog).values())
     kept = {part: sum(e.split == part for e in examples) for part in ("train", "test")}
-    report, enough = newest_report(), len(examples) >= tuning.LEAST_EXAMPLES
+    report, enough = newest_report(), pipeline.is_enough(pipeline.ready(examples))
     return [
         Stop(
             "Catalog", ":material/menu_book:", "pages/catalog.py", words.count(len(catalog.functions), "function"), True

@@ -6,12 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import dataset, fine_tuning, work
+from drone_ft import dataset, fine_tuning, pipeline, work
 from drone_ft.dataset import Example
 from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, models, runs, session, words
-
-LEAST_EXAMPLES = 10
 
 
 def empty(ready: list[Example]) -> None:
@@ -19,10 +17,12 @@ def empty(ready: list[Example]) -> None:
     said = (
         "There are no approved examples yet"
         if not ready
-        else f"There are only {words.count(len(ready), 'approved example')}"
+        else f"Only {words.count(_learning(ready), 'approved example')} to learn from, "
+        f"and {len(ready) - _learning(ready):,} kept aside for testing"
     )
     box = frame.empty(
-        f"**Too few examples to learn from**  \n{said}; training needs at least {LEAST_EXAMPLES}.",
+        f"**Too few examples to learn from**  \n{said}; training needs at least {pipeline.LEAST_EXAMPLES}. "
+        "Write more, or approve drafts.",
         ":material/model_training:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
@@ -32,7 +32,7 @@ def empty(ready: list[Example]) -> None:
 
 def settings(ready: list[Example], first: bool) -> None:
     """Model, epochs and name, how long it will take, and the button that starts."""
-    learning = sum(example.split != "test" for example in ready)
+    learning = _learning(ready)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.selectbox(
@@ -67,6 +67,10 @@ def settings(ready: list[Example], first: bool) -> None:
         )
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
         runs.start_button("Start training", "tune", _chosen, "tuning.start", **look)
+
+
+def _learning(ready: list[Example]) -> int:
+    return sum(example.split != "test" for example in ready)
 
 
 def _chosen() -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from drone_ft.local.engine import Engine
 from drone_ft.local.grammar import Grammars
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import ChatRequest
-from tests.local.test_prompt import TOOLS
+from tests.local.test_prompt import TOOLS, tool
 from tests.local.tiny import make_tiny_model
 
 SYSTEM = {"role": "system", "content": "You fly."}
@@ -157,6 +158,32 @@ def test_stopped_in_the_middle_it_resumes_and_ends_with_the_same_weights(
     assert losses(folder) == pytest.approx(losses(whole), rel=1e-3)
 
 
+def test_killed_within_its_only_epoch_it_goes_on_from_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    whole = make_job(tmp_path / "whole", model, n_epochs=1, batch_size=1)
+    assert training.main([str(whole)]) == 0
+    assert [path.name for path in (whole / "checkpoints").iterdir()] == ["epoch-1"]
+    folder = make_job(tmp_path / "killed", model, n_epochs=1, batch_size=1)
+    report, steps = training.Training._report, []
+
+    def cancel_at_six(self: training.Training, *more: Any) -> None:
+        report(self, *more)
+        steps.append(1)
+        self.cancelled = len(steps) == 6
+
+    monkeypatch.setattr(training.Training, "_report", cancel_at_six)
+    assert training.main([str(folder)]) == training.CANCELLED
+    monkeypatch.setattr(training.Training, "_report", report)
+    assert training.main([str(folder)]) == 0
+    assert any(event["message"].startswith("Going on after epoch 0, step 4") for event in events(folder))
+    first, second = (tmp_path / "models" / name / "adapter_model.safetensors" for name in ("whole", "killed"))
+    expected, found = load_file(first), load_file(second)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+
+
 def accelerator() -> Any:
     from accelerate import Accelerator
 
@@ -284,7 +311,7 @@ def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tool
     form, full = read(tmp_path, tokenizer, [*ROWS, {**ROWS[0], "tools": TOOLS[:2]}])
     assert form == "full"
     assert "takeoff(altitude: integer 1..500)" in tokenizer.decode(full[0].ids)
-    assert len(full[0].learnt) == len(short[0].learnt)
+    assert len(full[0].targets) == len(short[0].targets)
 
 
 def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Path, tokenizer: Any) -> None:
@@ -299,31 +326,49 @@ def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Pa
     }
     _, found = read(tmp_path, tokenizer, [old])
     assert len(found) == 1
-    assert learnt(tokenizer, found[0]) == '{"name": "reject", "arguments": {}}<|im_end|>'
+    assert targets(tokenizer, found[0]) == '{"name": "reject", "arguments": {}}<|im_end|>'
     _, plain = read(tmp_path, tokenizer, [PLAIN])
-    assert learnt(tokenizer, plain[0]) == "hello<|im_end|>"
+    assert targets(tokenizer, plain[0]) == "hello<|im_end|>"
 
 
-def learnt(tokenizer: Any, sample: rows.Sample) -> str:
-    return str(tokenizer.decode([sample.ids[at] for at in sample.learnt]))
+def targets(tokenizer: Any, sample: rows.Sample) -> str:
+    return str(tokenizer.decode([sample.ids[at] for at in sample.targets]))
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("camera", {"mode": "video", "duration": 5}, ["{", "c", "v", "5", "}}"]),
-        ("reject", {}, ["{", "reject"]),
-        ("takeoff", {"altitude": 500}, ["{", "takeoff", "5", "0", "0"]),
+        ("camera", {"mode": "video", "duration": 5}, ["c", "v", "5", "}}"]),
+        ("reject", {}, ["reject"]),
+        ("takeoff", {"altitude": 500}, ["takeoff", "5", "0", "0"]),
     ],
 )
 def test_with_the_grammar_only_what_it_leaves_open_is_learnt_and_nothing_is_read_behind_it(
     model: Path, tmp_path: Path, tokenizer: Any, name: str, arguments: dict[str, Any], expected: list[str]
 ) -> None:
     loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
-    _, (sample,) = read(tmp_path, tokenizer, [row("please do", name, arguments)], Grammars(loaded, tokenizer))
-    assert sample.learnt[-1] == len(sample.ids) - 1
-    pieces = [tokenizer.decode([sample.ids[at]]) for at in sample.learnt]
+    line = {**row("please do", name, arguments), "parallel_tool_calls": False}
+    _, (sample,) = read(tmp_path, tokenizer, [line], Grammars(loaded, tokenizer))
+    assert sample.targets[-1] == len(sample.ids) - 1
+    pieces = [tokenizer.decode([sample.ids[at]]) for at in sample.targets]
     assert pieces == expected
+
+
+def test_of_several_calls_each_is_learnt_and_where_they_end(model: Path, tmp_path: Path, tokenizer: Any) -> None:
+    loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
+    two = row("please do", "reject", {})
+    two["messages"][2]["tool_calls"] *= 2
+    _, (sample,) = read(tmp_path, tokenizer, [two], Grammars(loaded, tokenizer))
+    assert [tokenizer.decode([sample.ids[at]]) for at in sample.targets] == ["reject", "\n", "reject", "<|im_end|>"]
+    _, (alone,) = read(tmp_path, tokenizer, [{**two, "parallel_tool_calls": False}], Grammars(loaded, tokenizer))
+    assert not alone.is_open, "more calls than allowed fit no grammar"
+
+
+def test_tools_that_no_grammar_can_enforce_fail_the_job_and_name_the_line(model: Path, tmp_path: Path) -> None:
+    odd = {**row("x", "takeoff", {"altitude": 5}), "tools": [tool("takeoff", {"type": "object", "propertyNames": {}})]}
+    folder = make_job(tmp_path / "job", model, [*ROWS, odd])
+    assert (training.main([str(folder)]), error_code(folder)) == (1, "invalid_training_file")
+    assert "Line 13" in json.loads((folder / "error.json").read_text())["message"]
 
 
 def test_an_answer_that_fits_no_grammar_is_learnt_whole(model: Path, tmp_path: Path, tokenizer: Any) -> None:
@@ -335,23 +380,61 @@ def test_an_answer_that_fits_no_grammar_is_learnt_whole(model: Path, tmp_path: P
         assert sample == whole
 
 
-def learner_for(model: Path, found: list[rows.Sample], not_learnt: float = 0.5) -> Learner:
+def learner_for(model: Path, found: list[rows.Sample], frozen: float = 0.5, admitted: Sequence[int] = ()) -> Learner:
     loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
-    recipe = Recipe(rank=16, alpha=32, dropout=0.0, not_learnt=not_learnt, pack_tokens=400, warm_up=0.1)
-    return Learner(loaded, found, recipe, accelerator(), rate=1e-2, steps=10, seed=0)
+    recipe = Recipe(rank=16, alpha=32, dropout=0.0, frozen=frozen, pack_tokens=400, warm_up=0.1)
+    return Learner(loaded, found, recipe, accelerator(), rate=1e-2, steps=10, seed=0, again=found, admitted=admitted)
 
 
-@pytest.mark.parametrize("not_learnt", [0.0, 0.5])
-def test_packing_rows_behind_their_common_beginning_gives_each_rows_own_loss_and_gradient(
-    model: Path, tmp_path: Path, tokenizer: Any, not_learnt: float
+def open_and_whole(model: Path, tmp_path: Path, tokenizer: Any) -> tuple[list[rows.Sample], list[int]]:
+    loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
+    grammars = Grammars(loaded, tokenizer)
+    _, whole = read(tmp_path, tokenizer, ROWS)
+    _, open_ = read(tmp_path, tokenizer, ROWS, grammars)
+    return [*whole[:2], *open_[2:]], grammars.admitted
+
+
+def test_open_targets_are_chosen_among_what_the_grammar_admits_as_when_answering(
+    model: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
     import torch
 
-    _, found = read(tmp_path, tokenizer, ROWS)
-    learner = learner_for(model, found[:6], not_learnt)
+    found, admitted = open_and_whole(model, tmp_path, tokenizer)
+    assert 5 < len(admitted) < 100
+    assert tokenizer.convert_tokens_to_ids("reject") in admitted
+    sample = found[2]
+    learner = learner_for(model, found, 0.0, admitted)
+    plain, _ = weights.load(weights.Source("tiny", str(model), "folder"))
+    scores = plain(torch.tensor([sample.ids[:-1]])).logits[0].log_softmax(-1)
+    expected = sum(scores[at - 1][admitted].logsumexp(0) - scores[at - 1][sample.ids[at]] for at in sample.targets)
+    assert float(learner.loss([sample])[0].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_a_row_in_so_many_is_learnt_to_its_end_and_what_is_told_is_of_the_others(model: Path, tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", model, [*ROWS, *ROWS])
+    (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    loaded, tokenizer = weights.load(weights.Source("tiny", str(model), "folder"))
+    data = training.read_data(folder, training.read_job(folder, 24), loaded, tokenizer)
+    assert [sample.is_open for sample in data.train] == [n % training.WHOLE != 0 for n in range(24)]
+    assert data.valid[0].is_open
+    learner = learner_for(model, data.train, 0.0, data.admitted)
+    batch = data.train[:4]
+    loss, _ = learner.step(batch, 0)
+    told = learner_for(model, data.train, 0.0, data.admitted).measure(batch[1:])
+    assert loss == pytest.approx(told[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [0.0, 0.5])
+def test_packing_rows_behind_their_common_beginning_gives_each_rows_own_loss_and_gradient(
+    model: Path, tmp_path: Path, tokenizer: Any, frozen: float
+) -> None:
+    import torch
+
+    found, admitted = open_and_whole(model, tmp_path, tokenizer)
+    learner = learner_for(model, found[:6], frozen, admitted)
     assert tokenizer.decode(found[0].ids[: learner.shared]) == BEGINNING
     learner.step(found[:6], 0)  # LoRA starts with zero gradients for half its matrices
-    together, hits = learner.loss(found[:6])
+    together, tally = learner.loss(found[:6])
     together.backward()
     packed = {name: weight.grad.clone() for name, weight in learner.weights.items()}
     learner.optimizer.zero_grad()
@@ -362,7 +445,8 @@ def test_packing_rows_behind_their_common_beginning_gives_each_rows_own_loss_and
     for loss, _ in alone:
         loss.backward()
     assert float(together.detach()) == pytest.approx(sum(float(loss.detach()) for loss, _ in alone), rel=1e-4)
-    assert hits == sum(right for _, right in alone)
+    assert tally == pytest.approx([sum(figures) for figures in zip(*(t for _, t in alone), strict=True)], rel=1e-4)
+    assert tally[2] and tally[5], "both kinds of targets are there"
     for name, weight in learner.weights.items():
         assert torch.allclose(weight.grad, packed[name], rtol=1e-3, atol=1e-3 * float(weight.grad.abs().max()))
 

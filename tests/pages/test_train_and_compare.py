@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import seed
 from seen import labels, primary, said
@@ -17,7 +19,15 @@ def test_training_needs_examples_first(open_page, store):
     assert primary(open_page("fine_tune")) == ["Go to examples"]
     seed.examples(store, 9)
     at = open_page("fine_tune")
-    assert "only 9 approved examples" in said(at) and "tuning.start" not in [b.key for b in at.button]
+    assert "Only 9 approved examples to learn from" in said(at) and "tuning.start" not in [b.key for b in at.button]
+
+
+def test_examples_kept_aside_are_none_to_learn_from(open_page, store):
+    written = seed.examples(store, 12)
+    store.replace_examples([dataclasses.replace(e, split="test" if i < 3 else "train") for i, e in enumerate(written)])
+    at = open_page("fine_tune")
+    assert "Only 9 approved examples to learn from, and 3 kept aside" in said(at) and "approve drafts" in said(at)
+    assert "tuning.start" not in [b.key for b in at.button]
 
 
 def test_training_is_started_as_chosen(open_page, store, started):

@@ -41,8 +41,8 @@ def test_please_is_not_said_twice() -> None:
 
 def test_manners_do_not_give_away_whether_a_request_is_possible() -> None:
     written = write_examples(default_catalog()).examples
-    for found in (manner.manners().openers, manner.manners().reasons):
-        words = re.compile("|".join(re.escape(text) for text in found), re.IGNORECASE)
+    for found, where in ((manner.manners().openers, "^"), (manner.manners().reasons, "")):
+        words = re.compile(rf"{where}({'|'.join(re.escape(text) for text in found)})\b", re.IGNORECASE)
         shares = []
         for impossible in (True, False):
             prompts = [e.prompt for e in written if (e.call.name == "reject_request") is impossible]

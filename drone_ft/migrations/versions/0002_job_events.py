@@ -1,5 +1,7 @@
 """A job's events in a table of their own: a list of jobs need not read them, saving a job need not write them again."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -18,7 +20,15 @@ def upgrade() -> None:
     jobs = sa.table("jobs", sa.column("id", sa.String), sa.column("body", sa.JSON))
     connection = op.get_bind()
     for job, body in connection.execute(sa.select(jobs.c.id, jobs.c.body)).all():
-        told = [{"job": job, "place": at, "body": event} for at, event in enumerate(body.pop("events", []))]
+        said = body.pop("events", [])
+        told = [{"job": job, "place": at, "body": event} for at, event in enumerate(said)]
         if told:
             connection.execute(events.insert(), told)
-        connection.execute(jobs.update().where(jobs.c.id == job).values(body=body))
+        connection.execute(jobs.update().where(jobs.c.id == job).values(body={**body, "last_loss": _last_loss(said)}))
+
+
+def _last_loss(events: list[dict[str, Any]]) -> float | None:
+    """The newest validation loss the events tell, else the newest training loss."""
+    told = [event["data"] for event in events if isinstance(event.get("data"), dict)]
+    losses = [data[name] for name in ("train_loss", "valid_loss") for data in told if data.get(name) is not None]
+    return float(losses[-1]) if losses else None
