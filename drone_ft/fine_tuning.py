@@ -24,8 +24,9 @@ MOST_EVENTS = 20_000
 class Job:
     """One fine-tuning job: our id, the endpoint's id of it and the tuned model's id are three different things.
 
-    `status` is the endpoint's own word, an open set; times are Unix seconds; `last_loss` is the newest one measured, on
-    validation data where there are any; `events` oldest first, none in a list of jobs.
+    `examples` is how many it learns from; `status` is the endpoint's own word, an open set; times are Unix seconds;
+    `last_loss` is the newest one measured, on validation data where there are any; `events` oldest first, none in a
+    list of jobs.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Job:
     finished: float | None = None
     seconds_left: float | None = None
     last_loss: float | None = None
+    examples: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -78,7 +80,8 @@ def start(
             **more,
         )
     )
-    return Job(own_id, endpoint, job.id, model, suffix, epochs, job.status, time.time())
+    count = sum(bool(line.strip()) for line in train_jsonl.split("\n"))
+    return Job(own_id, endpoint, job.id, model, suffix, epochs, job.status, time.time(), examples=count)
 
 
 def _upload(client: openai.OpenAI, name: str, text: str) -> str:

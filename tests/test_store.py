@@ -45,7 +45,7 @@ def make_first_version(folder: Path, events: list[dict[str, Any]] = TOLD) -> Non
         database.execute("DROP TABLE job_events")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
         body = json.dumps({**OLD_BODY, "events": events})
-        database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train', '')", [body])
+        database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train\n', '')", [body])
 
 
 def test_a_fresh_store_has_the_default_catalog_and_nothing_else() -> None:
@@ -105,7 +105,8 @@ def test_a_database_of_the_first_version_keeps_its_jobs_and_their_events(tmp_pat
     make_first_version(tmp_path)
     store = Store(tmp_path)
     job = store.job("j")
-    assert job and job.events == TOLD and job.last_loss == 0.6 and store.job_data("j") == ("train", "")
+    assert job and job.events == TOLD and (job.last_loss, job.examples) == (0.6, 1)
+    assert store.job_data("j") == ("train\n", "")
     assert store.jobs() == [dataclasses.replace(job, events=[])]
 
 
@@ -142,7 +143,7 @@ def test_a_migration_killed_in_the_middle_is_done_again_whole(version: str, tmp_
     assert "job_events" not in tables and ("jobs" in tables) == (version == "first"), "nothing half done"
     job = Store(tmp_path).job("j")
     assert (job.events if job else None) == (TOLD if version == "first" else None)
-    assert Store(tmp_path).job_data("j") == (("train", "") if version == "first" else ("", ""))
+    assert Store(tmp_path).job_data("j") == (("train\n", "") if version == "first" else ("", ""))
 
 
 def test_a_job_saved_by_an_older_process_is_still_read() -> None:

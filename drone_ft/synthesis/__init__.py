@@ -14,6 +14,8 @@ from drone_ft.dataset import Example
 from drone_ft.synthesis import manner, phrasebook, plain
 from drone_ft.synthesis.phrasebook import Phrasebook
 
+IMPOSSIBLE = 0.29  # share of all requests, at most: more of them, and the model refuses what it could do
+LEAST_IMPOSSIBLE = 120  # as many are kept even so
 MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
 
 
@@ -50,10 +52,19 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
         example = _as_said(example, random.Random(f"{seed}:{number}:{example.prompt}"))
         examples.setdefault(example.prompt.casefold().rstrip("."), example)
     return Writing(
-        list(examples.values()),
+        _balanced(list(examples.values()), catalog, seed),
         plain=tuple(function.name for function in plain_ones if function.name in said),
         missing=tuple(function.name for function in plain_ones if function.name not in said),
     )
+
+
+def _balanced(examples: list[Example], catalog: Catalog, seed: int) -> list[Example]:
+    """The examples in their order, without some impossible ones where those are too many."""
+    impossible = [place for place, example in enumerate(examples) if example.call.name == catalog.reject]
+    most = round((len(examples) - len(impossible)) * IMPOSSIBLE / (1 - IMPOSSIBLE))
+    kept = min(len(impossible), max(LEAST_IMPOSSIBLE, most))
+    left_out = {*impossible} - {*random.Random(seed).sample(impossible, kept)}
+    return [example for place, example in enumerate(examples) if place not in left_out]
 
 
 def _as_said(example: Example, rng: random.Random) -> Example:

@@ -51,12 +51,9 @@ def training_time(examples: int, epochs: int) -> str:
 
 def _pace() -> float:
     """Seconds an example and epoch took in the newest finished training."""
-    store = session.store()
-    for job in store.jobs():
-        if job.status == "succeeded" and job.finished and isinstance(job.epochs, int):
-            rows = store.job_data(job.id)[0].count("\n")
-            if rows:
-                return max(0.001, (job.finished - job.created) / (rows * job.epochs))
+    for job in session.store().jobs():
+        if job.status == "succeeded" and job.finished and job.examples and isinstance(job.epochs, int):
+            return max(0.001, (job.finished - job.created) / (job.examples * job.epochs))
     return SECONDS_PER_EXAMPLE_AND_EPOCH
 
 

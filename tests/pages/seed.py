@@ -50,6 +50,7 @@ def job(store: Store, status: str = "succeeded", suffix: str = "drone-demo", id:
         finished=over,
         seconds_left=120.0,
         last_loss=0.23,
+        examples=446,
         events=events,
     )
     store.save_job(made, "{}\n" * 446, "{}\n" * 79)
