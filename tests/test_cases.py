@@ -38,7 +38,7 @@ def test_the_cookbooks_prompts_are_all_there() -> None:
     assert (len(cases), len(rejected)) == (9, 6)
 
 
-@pytest.mark.parametrize("name", ["drone", "cookbook"])
+@pytest.mark.parametrize("name", ["drone", "drone_fresh", "cookbook"])
 def test_no_case_has_a_near_twin_among_the_words_trained_on(name: str) -> None:
     trained = [dataset.wording(e.prompt) for seed in range(4) for e in synthesis.write_examples(CATALOG, seed).examples]
     twins = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,13 @@ def read_rows(path: Path) -> list[Row]:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path.name} is not UTF-8 text (byte {error.start}). Save it as UTF-8 JSONL.") from error
-    rows = [_row(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    rows: list[Row] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            row = _row(line, number)
+            # the same tools stand in every line, and would fill the memory so many times
+            same = rows and row.tools == rows[-1].tools
+            rows.append(replace(row, tools=rows[-1].tools) if same else row)
     if not rows:
         raise DatasetError(f"{path.name} holds no examples. Add at least one line with messages.")
     return rows

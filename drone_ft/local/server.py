@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from drone_ft.errors import DroneFTError
-from drone_ft.local import runner
+from drone_ft.local import runner, weights
 from drone_ft.local.api import ApiError, refusal
 from drone_ft.local.batching import Engine
 from drone_ft.local.files import write_json
@@ -92,7 +92,9 @@ def serve(
             os.environ.setdefault("TQDM_DISABLE", "1")
             from drone_ft.local.engine import Engine as LocalEngine
 
-            app = create_app(LocalEngine(folder / "models"), workspace)
+            engine = LocalEngine(folder / "models")
+            weights.prepare(engine.source)  # not in the middle of somebody's first training
+            app = create_app(engine, workspace)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5
             )

@@ -31,7 +31,7 @@ from drone_ft.local.grammar import Grammars
 from drone_ft.local.job_folder import UNDER_WAY, Journal, last_checkpoint, write_folder, write_results, write_text
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import Settings
-from drone_ft.local.rows import Sample, read_rows, samples, shared
+from drone_ft.local.rows import Row, Sample, read_rows, samples, shared
 
 BATCH, RATE = 10, 2e-3  # what "auto" means
 RANK, ALPHA, DROPOUT = 16, 32, 0.0
@@ -104,11 +104,10 @@ class Data:
     admitted: list[int]  # tokens that open targets are chosen from
 
 
-def read_data(folder: Path, job: JobFile, model: Any, tokenizer: Any) -> Data:
-    """Both files as samples. Raises DatasetError naming file, line and field."""
+def read_data(folder: Path, rows: list[Row], job: JobFile, model: Any, tokenizer: Any) -> Data:
+    """The rows of the training file, and the validation file, as samples. Raises DatasetError naming file and line."""
     limit = getattr(model.config, "max_position_embeddings", None) or 1 << 20
     grammars = Grammars(model, tokenizer)
-    rows = read_rows(folder / "train.jsonl")
     form, key, system = shared(rows)
     settings = Settings(
         id=job.output_model,
@@ -189,15 +188,15 @@ class Training:
         self._finish(job, data, learner, progress)
 
     def _prepare(self) -> tuple[JobFile, Data, Any]:
-        count = len(read_rows(self.folder / "train.jsonl"))
-        if count < MIN_EXAMPLES:
+        rows = read_rows(self.folder / "train.jsonl")
+        if len(rows) < MIN_EXAMPLES:
             raise TooFewExamples(
-                f"The training file has {count} examples; fine-tuning needs at least {MIN_EXAMPLES}. Add some."
+                f"The training file has {len(rows)} examples; fine-tuning needs at least {MIN_EXAMPLES}. Add some."
             )
-        job = read_job(self.folder, count)
+        job = read_job(self.folder, len(rows))
         dtype = self._dtype()
         model, tokenizer = weights.load(weights.resolve(job.model), dtype)
-        data = read_data(self.folder, job, model, tokenizer)
+        data = read_data(self.folder, rows, job, model, tokenizer)
         self.journal.write(
             f"Learning from {len(data.train)} examples, {job.epochs} times over, {job.batch} a step, in "
             f"{str(dtype).removeprefix('torch.')}"

@@ -94,6 +94,12 @@ def _damaged(location: Path | str) -> WeightsError:
     )
 
 
+def prepare(source: Source) -> None:
+    """Do now what loading does once in a workspace, which takes a while. Raises WeightsError."""
+    if source.kind == "gguf":
+        _unpacked(Path(source.location))
+
+
 def load(source: Source, dtype: Any = None) -> tuple[Any, Any]:
     """(model in eval mode, tokenizer), in `dtype` (a torch dtype, default float32). Raises WeightsError."""
     import torch

@@ -14,6 +14,7 @@ from drone_ft.ui import frame, models, reports, runs, session, words
 
 TITLES = {
     "drone": "Drone requests, written apart from the examples",
+    "drone_fresh": "More drone requests, by other writers",
     "cookbook": "The cookbook's nine requests",
     pipeline.TEST_SPLIT: "Your own examples kept aside",
 }

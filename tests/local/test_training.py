@@ -414,7 +414,8 @@ def test_a_row_in_so_many_is_learnt_to_its_end_and_what_is_told_is_of_the_others
     folder = make_job(tmp_path / "job", model, [*ROWS, *ROWS])
     (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     loaded, tokenizer = weights.load(weights.Source("tiny", str(model), "folder"))
-    data = training.read_data(folder, training.read_job(folder, 24), loaded, tokenizer)
+    lines = rows.read_rows(folder / "train.jsonl")
+    data = training.read_data(folder, lines, training.read_job(folder, 24), loaded, tokenizer)
     assert [sample.is_open for sample in data.train] == [n % training.WHOLE != 0 for n in range(24)]
     assert data.valid[0].is_open
     learner = learner_for(model, data.train, 0.0, data.admitted)
