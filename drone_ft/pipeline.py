@@ -227,7 +227,7 @@ def _tune(
     suffix: str,
 ) -> Job:
     with progress.step("tune") as step:
-        step.update(0, 0, "handing over the data")
+        step.update(0, 0, "Handing over the examples")
 
         def tell(now: Job) -> None:
             if progress.run.result.get("job_id") != now.id:

@@ -188,6 +188,7 @@ class Training:
         self._finish(job, data, learner, progress)
 
     def _prepare(self) -> tuple[JobFile, Data, Any]:
+        self.journal.write("Getting the examples ready; the first step follows within a minute or so")
         rows = read_rows(self.folder / "train.jsonl")
         if len(rows) < MIN_EXAMPLES:
             raise TooFewExamples(
@@ -198,8 +199,8 @@ class Training:
         model, tokenizer = weights.load(weights.resolve(job.model), dtype)
         data = read_data(self.folder, rows, job, model, tokenizer)
         self.journal.write(
-            f"Learning from {len(data.train)} examples, {job.epochs} times over, {job.batch} a step, in "
-            f"{str(dtype).removeprefix('torch.')}"
+            f"Learning from {len(data.train):,} examples, {_times(job.epochs)}, {job.batch} a step "
+            f"({str(dtype).removeprefix('torch.')} numbers)"
         )
         return job, data, model
 
@@ -323,6 +324,10 @@ class Training:
     def _stop_if_cancelled(self) -> None:
         if self.cancelled:
             raise WorkCancelled("Fine-tuning was cancelled.")
+
+
+def _times(epochs: int) -> str:
+    return {1: "once", 2: "twice"}.get(epochs, f"{epochs} times over")
 
 
 class TooFewExamples(DatasetError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import openai
 import streamlit as st
 
@@ -14,12 +16,13 @@ from drone_ft.ui import frame, models, session, words
 _ASKED = "playing.asked"
 _TEXT = "playing.text"
 SUGGESTIONS = 4
+_TIDY = re.compile(r"[A-Z][a-z']+( ([a-z']{2,}|a|I)){3,}[.?]?")  # a plain sentence, without figures
 
 
 def empty() -> None:
     """No tuned model yet: what is missing, and how to get it."""
     box = frame.empty(
-        "**Nothing to compare yet**  \nYou can ask the base model now. Train one, and its answer appears beside.",
+        "**Nothing to compare yet**  \nYou can ask the base model now. Once you have trained one, you see both answers.",
         ":material/play_circle:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
@@ -47,7 +50,7 @@ def suggestions(catalog: Catalog) -> list[str]:
     """A few requests of different functions from the examples kept aside, one of them impossible."""
     kept = [e for e in session.store().examples() if e.split == "test"]
     # The tidy ones first: a suggestion is read before it is asked.
-    kept.sort(key=lambda e: not (e.prompt[:1].isupper() and 15 < len(e.prompt) < 60))
+    kept.sort(key=lambda e: not (_TIDY.fullmatch(e.prompt) and len(e.prompt) < 60))
     by_function: dict[str, str] = {}
     for example in kept:
         by_function.setdefault(example.call.name, example.prompt)
@@ -74,7 +77,10 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
     if tuned:
         asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
     if prompt:
-        with slot, st.spinner("Asking. The first answer takes a few seconds longer, while the model is loaded …"):
+        with (
+            slot,
+            st.spinner("Asking. A model that was not asked for a while takes some seconds longer …"),
+        ):
             client = endpoints.client(endpoints.local_endpoint())
             asked = [model or pipeline.base_model(client) for model in asked]
             st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model in asked}

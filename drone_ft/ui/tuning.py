@@ -125,7 +125,7 @@ def past(watched: work.Run | None) -> None:
     if points:
         runs.loss(points, f"tuning.loss.{job.id}")
     else:
-        st.caption("Nothing was measured in this training yet.")
+        st.caption("It ended before anything was measured." if job.is_over else "Nothing was measured yet.")
 
 
 def _row(job: Job) -> dict[str, Any]:
