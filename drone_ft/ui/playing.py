@@ -22,7 +22,7 @@ _TIDY = re.compile(r"[A-Z][a-z']+( ([a-z']{2,}|a|I)){3,}[.?]?")  # a plain sente
 def empty() -> None:
     """No tuned model yet: what is missing, and how to get it."""
     box = frame.empty(
-        "**Nothing to compare yet**  \nYou can ask the base model now. Once you have trained one, you see both answers.",
+        "**Nothing to compare yet**  \nYou can ask the base model now. Once you have trained one, both answer.",
         ":material/play_circle:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
