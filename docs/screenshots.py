@@ -46,8 +46,11 @@ def _prepare(tab: Any, name: str) -> None:
         tab.mouse.move(0, 0)
     if name == "playground":
         tab.get_by_label("Your request").fill(REQUEST)
-        tab.get_by_role("button", name="Ask").click()
-        tab.get_by_text("Answered in").last.wait_for(timeout=120_000)
+        for _ in range(2):  # the first answer waits for the models to be loaded, which is not the usual
+            tab.get_by_role("button", name="Ask").click()
+            tab.wait_for_timeout(1000)
+            tab.get_by_test_id("stSpinner").wait_for(state="hidden", timeout=120_000)
+            tab.get_by_text("Answered in").last.wait_for(timeout=120_000)
     tab.wait_for_timeout(1500)
 
 
