@@ -164,11 +164,12 @@ def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: 
         request = ChatRequest(row.messages[:place], row.tools, "required", parallel=row.parallel)
         try:
             prefix, text = texts(tokenizer, request, settings)
-            answer = _answer(tokenizer, text, plain_message(message, row.tools)["content"])
+            before = encode(tokenizer, text)
+            answer = _answer(tokenizer, text, before, plain_message(message, row.tools)["content"])
             places = grammars.open_places(request, answer) if grammars else None
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
-        read = encode(tokenizer, prefix) + encode(tokenizer, text)
+        read = encode(tokenizer, prefix) + before
         if len(read) + len(answer) > limit:
             raise DatasetError(
                 f"Line {row.line} is {len(read) + len(answer)} tokens long, more than the {limit} this model can "
@@ -179,8 +180,8 @@ def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: 
     return found
 
 
-def _answer(tokenizer: Any, text: str, content: str) -> tuple[int, ...]:
-    """An answer's tokens as they follow `text`: some tokenizers begin a text of its own with a space."""
-    before, both = encode(tokenizer, text), encode(tokenizer, text + content)
+def _answer(tokenizer: Any, text: str, before: tuple[int, ...], content: str) -> tuple[int, ...]:
+    """An answer's tokens as they follow `text`, in tokens `before`: alone, some tokenizers begin it with a space."""
+    both = encode(tokenizer, text + content)
     tokens = both[len(before) :] if both[: len(before)] == before else encode(tokenizer, content)
     return (*tokens, tokenizer.eos_token_id)

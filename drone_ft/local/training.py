@@ -256,34 +256,28 @@ class Training:
     def _report(self, job: JobFile, learner: Learner, progress: Progress) -> None:
         row = progress.table[-1]
         recent = sorted(self.durations[-40:])
-        left = (learner.steps - progress.step) * recent[len(recent) // 2]
+        figures = self._figures(job, learner, progress, recent[len(recent) // 2])
         self.journal.write(
             f"Step {progress.step}/{learner.steps}: training loss={row['train_loss']:.4f}",
-            {
-                "step": progress.step,
-                "total_steps": learner.steps,
-                "train_loss": row["train_loss"],
-                "train_mean_token_accuracy": row["train_accuracy"],
-                "epoch": round(progress.step * job.epochs / learner.steps, 3),
-                "seconds_left": round(left, 1),
-            },
+            figures | {"train_mean_token_accuracy": row["train_accuracy"]},
         )
 
     def _measure(self, job: JobFile, data: Data, learner: Learner, progress: Progress, when: str) -> None:
         row = progress.table[-1]
         row["valid_loss"], row["valid_mean_token_accuracy"] = learner.measure(data.valid)
-        self.journal.write(
-            f"{when}: validation loss={row['valid_loss']:.4f}",
-            {
-                "step": progress.step,
-                "total_steps": learner.steps,
-                "train_loss": row["train_loss"],
-                "valid_loss": row["valid_loss"],
-                "valid_mean_token_accuracy": row["valid_mean_token_accuracy"],
-                "epoch": round(progress.step * job.epochs / learner.steps, 3),
-                "seconds_left": round((learner.steps - progress.step) * self.durations[-1], 1),
-            },
-        )
+        measured = {name: row[name] for name in ("valid_loss", "valid_mean_token_accuracy")}
+        figures = self._figures(job, learner, progress, self.durations[-1]) | measured
+        self.journal.write(f"{when}: validation loss={row['valid_loss']:.4f}", figures)
+
+    def _figures(self, job: JobFile, learner: Learner, progress: Progress, pace: float) -> dict[str, Any]:
+        """What every metrics event tells; `pace`: seconds a step."""
+        return {
+            "step": progress.step,
+            "total_steps": learner.steps,
+            "train_loss": progress.table[-1]["train_loss"],
+            "epoch": round(progress.step * job.epochs / learner.steps, 3),
+            "seconds_left": round((learner.steps - progress.step) * pace, 1),
+        }
 
     def _checkpoint(self, data: Data, learner: Learner, progress: Progress) -> None:
         name = f"{data.settings.id}:ckpt-step-{progress.step}"
