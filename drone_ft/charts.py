@@ -96,7 +96,10 @@ def _outcome_bar(outcome: Outcome, counts: list[int], of: int, names: list[str],
 
 
 def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
-    """Training and validation loss over the steps of a job; points as `fine_tuning.loss_curve` gives them."""
+    """Training and validation loss over the steps of a job; points as `fine_tuning.loss_curve` gives them.
+
+    Each training loss is of a few examples only, so what is drawn is the mean with those just before it.
+    """
     figure = go.Figure()
     for name, key, colour, line, mode in (
         ("Training", "train_loss", BLUE, "solid", "lines"),
@@ -105,6 +108,7 @@ def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
         known = [(point["step"], point[key]) for point in points if point.get(key) is not None]
         if known:
             steps, losses = zip(*known, strict=True)
+            losses = _smooth(losses) if key == "train_loss" else losses
             figure.add_trace(
                 go.Scatter(
                     x=steps,
@@ -122,6 +126,13 @@ def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
     figure.update_xaxes(title="Training step", fixedrange=True)
     figure.update_yaxes(title="Loss (lower is better)", rangemode="tozero", fixedrange=True)
     return figure
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """Each value as the mean with those before it, a twenty-fifth of all."""
+    width = max(1, len(losses) // 25)
+    parts = [losses[max(0, at + 1 - width) : at + 1] for at in range(len(losses))]
+    return [sum(part) / len(part) for part in parts]
 
 
 def accuracy_by_function(report: Report, title: Callable[[str], str] = str) -> Any:

@@ -21,5 +21,7 @@ if every and not writing:
     wanted = examples.filters(every, catalog)
     shown = [example for example in every if wanted.keeps(example, catalog.reject)]
     st.caption(f"{len(shown):,} of {len(every):,} shown")
+    above = st.container()  # beside the hand that ticks, not below the fold
     selected = examples.table(shown, catalog)
-    example_editor.panel(selected, every, catalog)
+    with above:
+        example_editor.panel(selected, every, catalog)

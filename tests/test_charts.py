@@ -83,6 +83,12 @@ def test_loss_curve_leaves_out_what_was_not_measured():
     assert not charts.loss_curve([]).data
 
 
+def test_a_long_training_loss_is_drawn_smoothed_and_ends_where_the_last_ones_are():
+    points = [{"step": float(n), "train_loss": 1.0 + n % 2, "valid_loss": None} for n in range(100)]
+    drawn = charts.loss_curve(points).data[0].y
+    assert len(drawn) == 100 and max(drawn[3:]) - min(drawn[3:]) < 0.1
+
+
 def test_counts_that_differ_a_lot_are_drawn_on_a_logarithmic_axis():
     assert charts.calls_per_function({"a": 3, "b": 4}).layout.xaxis.type == "linear"
     assert charts.calls_per_function({"a": 1, "b": 10**12}).layout.xaxis.type == "log"

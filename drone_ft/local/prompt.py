@@ -1,10 +1,10 @@
 """From a chat request to what the model reads, and from what it writes back to calls.
 
-Two forms of one request:
+Forms of one request:
 - full: the request's system prompt, then every function as one signature line, then the conversation;
-- short: the system prompt and the conversation, without the functions, for a model tuned on rows that all shared one
-  system prompt and one list of tools, asked with the very same ones. It has learnt the functions; not reading them
-  again saves nine tenths of the tokens.
+- turns: only the conversation, for a model tuned on rows that all shared one system prompt and one list of tools, asked
+  with the very same ones. It has learnt what they say; reading them again would take fourteen times the tokens;
+- short: the same with the system prompt, for models tuned by earlier versions.
 
 A call is written `{"name": "f", "arguments": {…}}`, several calls one a line, arguments in the schema's order.
 """
@@ -54,7 +54,7 @@ class Settings:
 
     id: str
     base: str
-    form: str  # "short" or "full"
+    form: str  # "full", "turns" or "short"
     tools_key: str
     system: str
     created: int = 0
@@ -93,8 +93,8 @@ def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
     if not messages:
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
-    if tuned is not None and tuned.form == "short" and _is_known(request, system, tuned):
-        return full_form(tokenizer, tuned.system, turns, [])
+    if tuned is not None and tuned.form != "full" and _is_known(request, system, tuned):
+        return behind(tokenizer, tuned.system if tuned.form == "short" else "", turns)
     return full_form(tokenizer, system, turns, request.tools)
 
 
@@ -178,9 +178,12 @@ def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: S
     parts = [system] if system else []
     if tools:
         parts.append(_INSTRUCTION.format(lines="\n".join(signature(tool) for tool in tools)))
-    if not parts:
-        return "", _render(tokenizer, turns, reply=True)
-    opening = [{"role": "system", "content": "\n\n".join(parts)}]
+    return behind(tokenizer, "\n\n".join(parts), turns) if parts else ("", _render(tokenizer, turns, reply=True))
+
+
+def behind(tokenizer: Any, system: str, turns: list[dict[str, str]]) -> tuple[str, str]:
+    """(prefix, text) of turns behind a system prompt; an empty one keeps templates from putting in their own."""
+    opening = [{"role": "system", "content": system}]
     whole = _render(tokenizer, opening + turns, reply=True)
     try:
         prefix = _render(tokenizer, opening, reply=False)

@@ -139,13 +139,13 @@ def _trouble(number: int, field: str, found: Any, expected: str) -> DatasetError
 
 
 def shared(rows: Sequence[Row]) -> tuple[str, str, str]:
-    """(form, tools key, system prompt) the rows allow: short when all share one system prompt and list of tools."""
+    """(form, tools key, system prompt) the rows allow: turns when all share one system prompt and list of tools."""
     first = _system(rows[0]), tools_key(rows[0].tools)
     for row in rows[1:]:
         same_tools = row.tools == rows[0].tools or tools_key(row.tools) == first[1]
         if not same_tools or _system(row) != first[0]:
             return "full", "", ""
-    return "short", first[1], first[0]
+    return "turns", first[1], first[0]
 
 
 def _system(row: Row) -> str:

@@ -33,7 +33,7 @@ from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import Settings
 from drone_ft.local.rows import Row, Sample, read_rows, samples, shared
 
-BATCH, RATE = 10, 2e-3  # what "auto" means
+BATCH, RATE = 8, 2e-3  # what "auto" means
 RANK, ALPHA, DROPOUT = 16, 32, 0.0
 FROZEN = 0.34  # share of the layers, from below, that are not learnt: a sixth less time
 PACK_TOKENS = 800  # read in one pass: enough for fast matrix products, few enough to stay under 3 GB

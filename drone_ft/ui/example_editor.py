@@ -1,4 +1,4 @@
-"""Under the table of examples: edit one through typed fields, add one, approve or remove several."""
+"""Above the table of examples: edit one through typed fields, add one, approve or remove several."""
 
 from __future__ import annotations
 

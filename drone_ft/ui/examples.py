@@ -205,8 +205,9 @@ def table(shown: list[Example], catalog: Catalog) -> list[Example]:
         selection_mode="multi-row",
         height=430,
         column_config={
-            "Words": st.column_config.TextColumn(width=300),
-            "Call": st.column_config.TextColumn(width=240),
+            "Words": st.column_config.TextColumn(width=400),
+            "Call": st.column_config.TextColumn(width=330),
+            **dict.fromkeys(("Used for", "State", "Written by"), st.column_config.TextColumn(width=90)),
         },
         alt="Examples: words and the call they mean",
     )

@@ -93,7 +93,7 @@ def sidebar() -> None:
         st.toast(notice[0], icon=notice[1])
     with st.sidebar:
         catalog = session.store().catalog()
-        st.caption(f"Catalog: {words.title(catalog.name)}, {words.count(len(catalog.functions), 'function')}")
+        st.caption(f"Catalog: {words.title(catalog.name)}, {words.count(len(catalog.callable_functions), 'function')}")
         st.caption(":material/lock: Models and data stay on this computer.")
 
 

@@ -29,33 +29,36 @@ class Stop:
 
 
 def way() -> list[Stop]:
-    """The six steps from functions to a verdict, as they stand."""
+    """The six steps from functions to a model one can talk to, as they stand; named as the pages are."""
     store = session.store()
     catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
     calls = sum(permutations.count_catalog(catalog).values())
-    kept = {part: sum(e.split == part for e in examples) for part in ("train", "test")}
     report, enough = newest_report(), pipeline.is_enough(pipeline.ready(examples))
     return [
         Stop(
-            "Catalog", ":material/menu_book:", "pages/catalog.py", words.count(len(catalog.functions), "function"), True
+            "Catalog",
+            ":material/menu_book:",
+            "pages/catalog.py",
+            words.count(len(catalog.callable_functions), "function"),
+            True,
         ),
-        Stop("Calls", ":material/grid_view:", "pages/permutations.py", f"{words.big(calls)} to cover", True),
-        Stop("Words", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), enough),
+        Stop("Permutations", ":material/grid_view:", "pages/permutations.py", f"{words.big(calls)} calls", True),
+        Stop("Examples", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), enough),
         Stop(
-            "Data",
-            ":material/dataset:",
-            "pages/examples.py",
-            f"{kept['train']:,} to learn from, {kept['test']:,} kept aside" if examples else "comes with the words",
-            bool(kept["train"]),
-        ),
-        Stop(
-            "Model",
+            "Fine-tune",
             ":material/model_training:",
             "pages/fine_tune.py",
             words.count(len(tuned), "tuned model") if tuned else "not trained yet",
             bool(tuned),
         ),
-        Stop("Verdict", ":material/balance:", "pages/evaluate.py", _score(report), report is not None),
+        Stop("Evaluate", ":material/balance:", "pages/evaluate.py", _score(report), report is not None),
+        Stop(
+            "Playground",
+            ":material/play_circle:",
+            "pages/playground.py",
+            "ask in your own words" if tuned else "waits for a tuned model",
+            report is not None,
+        ),
     ]
 
 
@@ -87,7 +90,7 @@ def next_step(stops: list[Stop]) -> None:
     run = session.store().latest_run("demo")
     if run and run.is_under_way:
         return
-    said, model, verdict = stops[2].done, stops[4].done, stops[5].done
+    said, model, verdict = stops[2].done, stops[3].done, stops[4].done
     look = "primary" if (run.status == "done" if run else said) else "secondary"
     if not said:
         why = "Or go step by step. First come people's words for each call: that is what a model learns from."
@@ -175,10 +178,6 @@ def _words(examples: list[Example], reject: str | None) -> str:
 def _score(report: Report | None) -> str:
     if report is None:
         return "not measured yet"
-    base, tuned = reports.pair(report)
-    return f"{_right(report, tuned)} right, base {_right(report, base)}"
-
-
-def _right(report: Report, model: str) -> str:
-    both: list[Any] = [report.possible(model), report.impossible(model)]
-    return reports.percent((both[0][0] + both[1][0], both[0][1] + both[1][1]))
+    _, tuned = reports.pair(report)
+    right, rejected = reports.percent(report.possible(tuned)), reports.percent(report.impossible(tuned))
+    return f"possible {right} right, impossible {rejected} rejected"

@@ -76,17 +76,17 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
     asked = [left.selectbox("Base model", models.bases(), format_func=models.name, key="playing.base")]
     if tuned:
         asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
+    boxes = [place.empty() for place, _ in zip((left, right), asked, strict=False)]
     if prompt:
-        with (
-            slot,
-            st.spinner("Asking. A model that was not asked for a while takes some seconds longer …"),
-        ):
+        for box in boxes:  # or the last answers would stay until these come
+            box.container(border=True).caption("Thinking …")
+        with slot, st.spinner("Asking. A model that was not asked for a while takes some seconds longer …"):
             client = endpoints.client(endpoints.local_endpoint())
             asked = [model or pipeline.base_model(client) for model in asked]
             st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model in asked}
     last: dict[str, Answer] = st.session_state.get(_ASKED, {})
-    for place, model, role in zip((left, right), asked, ("base", "tuned"), strict=False):
-        with place.container(border=True, height="stretch"):
+    for box, model, role in zip(boxes, asked, ("base", "tuned"), strict=False):
+        with box.container(border=True, height="stretch"):
             if model in last:
                 _answer(catalog, last[model], role)
             else:

@@ -12,6 +12,7 @@ from drone_ft.evaluation import Answer, Outcome, Report
 from drone_ft.ui import models, words
 
 _CHART = {"displayModeBar": False}
+_TWO_LINES = 56  # pixels; calls that differ only in their last value would look alike on one
 
 
 def verdict(report: Report) -> None:
@@ -114,10 +115,12 @@ def differences(report: Report) -> None:
     st.dataframe(
         shown,
         hide_index=True,
+        row_height=_TWO_LINES,
         alt="Requests to which base and tuned model gave different answers",
         column_config={
-            "Request": st.column_config.TextColumn(width=240, pinned=True),
-            **dict.fromkeys(("Right answer", "Base", "Tuned"), st.column_config.TextColumn(width=180)),
+            "Request": st.column_config.TextColumn(width=230, pinned=True),
+            **dict.fromkeys(("Right answer", "Base", "Tuned"), st.column_config.TextColumn(width=220)),
+            "Result": None if len(kinds) == 1 or len(chosen) == 1 else st.column_config.TextColumn(width=130),
         },
     )
 

@@ -160,23 +160,24 @@ def test_the_base_model_reads_system_prompt_and_tools_once_in_a_shared_prefix(to
 
 
 @pytest.mark.parametrize(
-    ("system", "tools", "short"),
+    ("form", "system", "tools", "prefix"),
     [
-        ("You fly.", TOOLS, True),
-        (None, TOOLS, True),
-        ("You swim.", TOOLS, False),
-        ("You fly.", TOOLS[:2], False),
+        ("turns", "You fly.", TOOLS, "<|im_start|>system\n<|im_end|>\n"),
+        ("turns", None, TOOLS, "<|im_start|>system\n<|im_end|>\n"),
+        ("short", None, TOOLS, "<|im_start|>system\nYou fly.<|im_end|>\n"),  # tuned by an earlier version
+        ("turns", "You swim.", TOOLS, None),
+        ("turns", "You fly.", TOOLS[:2], None),
+        ("full", "You fly.", TOOLS, None),
     ],
 )
-def test_a_tuned_model_reads_the_tools_only_when_they_differ_from_its_own(
-    tokenizer: Any, system: str | None, tools: list[dict[str, Any]], short: bool
+def test_a_tuned_model_reads_prompt_and_tools_only_when_they_differ_from_its_own(
+    tokenizer: Any, form: str, system: str | None, tools: list[dict[str, Any]], prefix: str | None
 ) -> None:
-    tuned = Settings("ft:x", "x", "short", prompt.tools_key(TOOLS), "You fly.")
+    tuned = Settings("ft:x", "x", form, prompt.tools_key(TOOLS), "You fly.")
     opening = [{"role": "system", "content": system}] if system else []
     built = prompt.build(tokenizer, replace(ASK, messages=[*opening, *ASK.messages], tools=tools), tuned)
     assert built.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
-    assert ("takeoff" not in built.prefix) is short
-    assert not short or built.prefix == "<|im_start|>system\nYou fly.<|im_end|>\n"
+    assert built.prefix == prefix if prefix else "takeoff" in built.prefix
 
 
 def test_calls_are_written_in_the_schemas_order() -> None:

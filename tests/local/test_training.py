@@ -43,7 +43,7 @@ def row(words: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-BEGINNING = "<|im_start|>system\nYou fly.<|im_end|>\n<|im_start|>user\n"
+BEGINNING = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
 ROWS = [row(*pair) for pair in PAIRS] * 2
 
 
@@ -92,7 +92,7 @@ def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> No
     assert [(a.calls[0][0], json.loads(a.calls[0][1])) for a in answers] == [(n, args) for _, n, args in PAIRS]
     (path,) = (tmp_path / "models").glob("*/settings.json")
     settings = json.loads(path.read_text("utf-8"))
-    assert (settings["base"], settings["form"], settings["system"]) == ("tiny", "short", "You fly.")
+    assert (settings["base"], settings["form"], settings["system"]) == ("tiny", "turns", "You fly.")
 
 
 def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tool
     tmp_path: Path, tokenizer: Any
 ) -> None:
     form, short = read(tmp_path, tokenizer, ROWS)
-    assert form == "short"
+    assert form == "turns"
     assert tokenizer.decode(short[0].ids).startswith(BEGINNING + "go up ten<|im_end|>")
     form, full = read(tmp_path, tokenizer, [*ROWS, {**ROWS[0], "tools": TOOLS[:2]}])
     assert form == "full"

@@ -12,7 +12,7 @@ def test_a_first_visit_offers_the_demo_and_says_what_it_does(open_page, started)
     at = open_page("home")
     assert primary(at) == ["Run the demo"]
     assert "nothing leaves this computer" in said(at) and "No key is needed" in said(at)
-    assert "None written yet" in said(at) and "16 functions" in said(at)
+    assert "None written yet" in said(at) and "15 functions" in said(at)
     at.button(key="home.demo").click().run()
     assert started == [("demo", {"epochs": None, "seed": 0})]
 

@@ -17,7 +17,7 @@ from drone_ft.ui import models
 
 def test_training_needs_examples_first(open_page, store):
     assert primary(open_page("fine_tune")) == ["Go to examples"]
-    seed.examples(store, 9)
+    store.replace_examples([dataclasses.replace(e, split="train") for e in seed.examples(store, 9)])
     at = open_page("fine_tune")
     assert "Only 9 approved examples to learn from" in said(at) and "tuning.start" not in [b.key for b in at.button]
 
