@@ -42,6 +42,7 @@ def _prepare(tab: Any, name: str) -> None:
     if name == "examples" and tab.locator("[data-testid=stDataFrame] canvas").count():
         table = tab.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
         tab.mouse.click(table["x"] + 20, table["y"] + 50)
+        tab.get_by_role("button", name="Edit").click()
         tab.get_by_text("Edit this example").wait_for()
         tab.mouse.move(0, 0)
     if name == "playground":

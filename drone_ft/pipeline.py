@@ -61,7 +61,7 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
         endpoint = endpoints.local_endpoint()
         client = endpoints.client(endpoint)
         base = base_model(client)
-    job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo")
+    job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo", seed)
     models = {"base": base, "tuned": str(job.tuned_model)}
     cases = evaluation.read_cases(CASES / "drone.jsonl", catalog)
     _evaluate(store, progress, client, catalog, "drone", cases, models)
@@ -175,9 +175,10 @@ def train(
     epochs: int | str,
     suffix: str,
     tell: Callable[[Job], None],
+    seed: int | None = None,
 ) -> Job:
     """Start a job, with its data kept in the store, and follow it to its end; `tell` may raise WorkCancelled."""
-    job = fine_tuning.start(client, endpoint.name, train_jsonl, validation_jsonl or None, model, epochs, suffix)
+    job = fine_tuning.start(client, endpoint.name, train_jsonl, validation_jsonl or None, model, epochs, suffix, seed)
     store.save_job(job, train_jsonl, validation_jsonl)
     return fine_tuning.follow(client, job, store.save_job, tell)
 
@@ -225,6 +226,7 @@ def _tune(
     model: str,
     epochs: int | str,
     suffix: str,
+    seed: int | None = None,
 ) -> Job:
     with progress.step("tune") as step:
         step.update(0, 0, "Handing over the examples")
@@ -237,7 +239,7 @@ def _tune(
 
         job = _job_to_go_on_with(store, progress, client, train_jsonl, model)
         if job is None:
-            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell)
+            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell, seed)
         else:
             job = fine_tuning.follow(client, job, store.save_job, tell)
         step.note(f"{job.tuned_model}")

@@ -21,7 +21,7 @@ if every and not writing:
     wanted = examples.filters(every, catalog)
     shown = [example for example in every if wanted.keeps(example, catalog.reject)]
     st.caption(f"{len(shown):,} of {len(every):,} shown")
-    above = st.container()  # beside the hand that ticks, not below the fold
+    above = st.container()  # what can be done stands in sight, not below the table
     selected = examples.table(shown, catalog)
     with above:
         example_editor.panel(selected, every, catalog)

@@ -3,7 +3,7 @@
 Forms of one request:
 - full: the request's system prompt, then every function as one signature line, then the conversation;
 - turns: only the conversation, for a model tuned on rows that all shared one system prompt and one list of tools, asked
-  with the very same ones. It has learnt what they say; reading them again would take fourteen times the tokens;
+  with the very same ones. It has learnt what they say; reading them again would take many times the tokens;
 - short: the same with the system prompt, for models tuned by earlier versions.
 
 A call is written `{"name": "f", "arguments": {…}}`, several calls one a line, arguments in the schema's order.
@@ -94,7 +94,7 @@ def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
     if tuned is not None and tuned.form != "full" and _is_known(request, system, tuned):
-        return behind(tokenizer, tuned.system if tuned.form == "short" else "", turns)
+        return turns_form(tokenizer, turns) if tuned.form == "turns" else full_form(tokenizer, tuned.system, turns, [])
     return full_form(tokenizer, system, turns, request.tools)
 
 
@@ -173,16 +173,24 @@ def split_system(messages: list[dict[str, str]]) -> tuple[str, list[dict[str, st
 # Forms
 
 
+def turns_form(tokenizer: Any, turns: list[dict[str, str]]) -> tuple[str, str]:
+    """(prefix, text) of the turns alone, after an empty system prompt: without one, some templates add their own."""
+    try:
+        return _after(tokenizer, "", turns)
+    except PromptError:  # a template that knows no system prompt
+        return "", _render(tokenizer, turns, reply=True)
+
+
 def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: Sequence[Tool]) -> tuple[str, str]:
     """(prefix, text): system prompt and tools, then the turns; the prefix is equal for equal system and tools."""
     parts = [system] if system else []
     if tools:
         parts.append(_INSTRUCTION.format(lines="\n".join(signature(tool) for tool in tools)))
-    return behind(tokenizer, "\n\n".join(parts), turns) if parts else ("", _render(tokenizer, turns, reply=True))
+    return _after(tokenizer, "\n\n".join(parts), turns) if parts else ("", _render(tokenizer, turns, reply=True))
 
 
-def behind(tokenizer: Any, system: str, turns: list[dict[str, str]]) -> tuple[str, str]:
-    """(prefix, text) of turns behind a system prompt; an empty one keeps templates from putting in their own."""
+def _after(tokenizer: Any, system: str, turns: list[dict[str, str]]) -> tuple[str, str]:
+    """(prefix, text) of turns after a system prompt."""
     opening = [{"role": "system", "content": system}]
     whole = _render(tokenizer, opening + turns, reply=True)
     try:

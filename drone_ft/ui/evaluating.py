@@ -53,7 +53,7 @@ def settings(catalog: Catalog, first: bool) -> None:
                 "There are no requests for this catalog. Write examples first; some are kept aside for this.",
                 icon=":material/info:",
             )
-        st.caption("Both models get the same instructions, functions and requests.")
+        st.caption("Both models are sent the same instructions, functions and requests.")
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
         runs.start_button(
             "Ask both models", "evaluate", _chosen, "evaluating.start", disabled=not sets or not model, **look

@@ -12,6 +12,7 @@ from drone_ft.dataset import Example
 from drone_ft.ui import call_form, frame, session, words
 from drone_ft.ui.examples import ADDING, ORIGINS, SETS
 
+EDITING = "examples.editing"
 DRAFT = "A draft stays in the list, but no model is trained on it until you approve it."
 
 
@@ -21,27 +22,34 @@ def panel(selected: list[Example], examples: list[Example], catalog: Catalog) ->
         with st.container(border=True):
             st.subheader("New example", anchor=False)
             _editor(None, examples, catalog)
-    elif len(selected) == 1:
+    elif len(selected) == 1 and st.session_state.get(EDITING) == selected[0].id:
         with st.container(border=True):
             st.subheader("Edit this example", anchor=False)
             _editor(selected[0], examples, catalog)
-    elif selected:
-        _several(selected)
     else:
-        st.caption("Tick a row to edit it; tick several to approve them, mark them as drafts or remove them.")
+        _bar(selected)
 
 
-def _several(selected: list[Example]) -> None:
-    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+def _bar(selected: list[Example]) -> None:
+    """One line, whatever is ticked: the table below it must not move under the hand that ticks."""
+    with st.container(border=True, horizontal=True, vertical_alignment="center", height=74):
+        if not selected:
+            st.caption("Tick a row to edit it; tick several to approve them, mark them as drafts or remove them.")
+            return
         st.markdown(f"**{words.count(len(selected), 'example')} ticked**", width="content")
+        if len(selected) == 1 and st.button("Edit", type="primary", icon=":material/edit:", key="examples.edit"):
+            st.session_state[EDITING] = selected[0].id
+            st.rerun()
         drafts = [e for e in selected if e.status == "draft"]
         ready = [e for e in selected if e.status != "draft"]
         if drafts and st.button(
-            f"Approve {words.count(len(drafts), 'draft')}", icon=":material/check:", key="examples.approve_all"
+            "Approve" if len(selected) == 1 else f"Approve {words.count(len(drafts), 'draft')}",
+            icon=":material/check:",
+            key="examples.approve_all",
         ):
             _mark(drafts, "approved")
         if ready and st.button(
-            f"Mark {len(ready):,} as drafts" if len(ready) > 1 else "Mark 1 as a draft",
+            "Mark as draft" if len(selected) == 1 else f"Mark {len(ready):,} as {'drafts' if ready[1:] else 'a draft'}",
             icon=":material/draft:",
             key="examples.draft_all",
             help=DRAFT,
@@ -97,8 +105,8 @@ def _editor(example: Example | None, examples: list[Example], catalog: Catalog) 
             _mark([example], "draft")
         if example:
             _remove([example])
-        elif st.button("Close", key=f"{key}.close"):
-            st.session_state[ADDING] = False
+        if st.button("Close", key=f"{key}.close"):
+            _close()
             st.rerun()
     if call is not None:
         with st.expander("As JSON", icon=":material/data_object:"):
@@ -126,9 +134,13 @@ def _save(example: Example | None, prompt: str, call: Call | None, examples: lis
         )
         return
     session.store().save_example(new, example.id if example else None)
-    st.session_state[ADDING] = False
+    _close()
     frame.notify("Saved.")
     st.rerun()
+
+
+def _close() -> None:
+    st.session_state[ADDING], st.session_state[EDITING] = False, None
 
 
 def _changed(example: Example | None, prompt: str, call: Call, examples: list[Example]) -> Example:

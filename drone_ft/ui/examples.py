@@ -205,9 +205,9 @@ def table(shown: list[Example], catalog: Catalog) -> list[Example]:
         selection_mode="multi-row",
         height=430,
         column_config={
-            "Words": st.column_config.TextColumn(width=400),
-            "Call": st.column_config.TextColumn(width=330),
-            **dict.fromkeys(("Used for", "State", "Written by"), st.column_config.TextColumn(width=90)),
+            "Words": st.column_config.TextColumn(width=380),
+            "Call": st.column_config.TextColumn(width=290),
+            **dict.fromkeys(("Used for", "State", "Written by"), st.column_config.TextColumn(width=88)),
         },
         alt="Examples: words and the call they mean",
     )

@@ -42,7 +42,7 @@ def way() -> list[Stop]:
             words.count(len(catalog.callable_functions), "function"),
             True,
         ),
-        Stop("Permutations", ":material/grid_view:", "pages/permutations.py", f"{words.big(calls)} calls", True),
+        Stop("Permutations", ":material/grid_view:", "pages/permutations.py", _calls(calls), True),
         Stop("Examples", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), enough),
         Stop(
             "Fine-tune",
@@ -57,7 +57,7 @@ def way() -> list[Stop]:
             ":material/play_circle:",
             "pages/playground.py",
             "ask in your own words" if tuned else "waits for a tuned model",
-            report is not None,
+            bool(tuned),
         ),
     ]
 
@@ -179,5 +179,11 @@ def _score(report: Report | None) -> str:
     if report is None:
         return "not measured yet"
     _, tuned = reports.pair(report)
-    right, rejected = reports.percent(report.possible(tuned)), reports.percent(report.impossible(tuned))
-    return f"possible {right} right, impossible {rejected} rejected"
+    right, rejected = report.possible(tuned), report.impossible(tuned)
+    said = [f"{reports.percent(right)} of possible requests right"] if right[1] else []
+    said += [f"{reports.percent(rejected)} of impossible ones rejected"] if rejected[1] else []
+    return ", ".join(said)
+
+
+def _calls(number: int) -> str:
+    return f"{words.big(number)} call{'' if number == 1 else 's'}"

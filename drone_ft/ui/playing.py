@@ -78,8 +78,8 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
         asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
     boxes = [place.empty() for place, _ in zip((left, right), asked, strict=False)]
     if prompt:
-        for box in boxes:  # or the last answers would stay until these come
-            box.container(border=True).caption("Thinking …")
+        for box in boxes:
+            box.caption("Its answer appears here.")  # or the last one would stay until this one comes
         with slot, st.spinner("Asking. A model that was not asked for a while takes some seconds longer …"):
             client = endpoints.client(endpoints.local_endpoint())
             asked = [model or pipeline.base_model(client) for model in asked]

@@ -12,7 +12,6 @@ from drone_ft.evaluation import Answer, Outcome, Report
 from drone_ft.ui import models, words
 
 _CHART = {"displayModeBar": False}
-_TWO_LINES = 56  # pixels; calls that differ only in their last value would look alike on one
 
 
 def verdict(report: Report) -> None:
@@ -115,11 +114,11 @@ def differences(report: Report) -> None:
     st.dataframe(
         shown,
         hide_index=True,
-        row_height=_TWO_LINES,
         alt="Requests to which base and tuned model gave different answers",
         column_config={
-            "Request": st.column_config.TextColumn(width=230, pinned=True),
-            **dict.fromkeys(("Right answer", "Base", "Tuned"), st.column_config.TextColumn(width=220)),
+            "Request": st.column_config.TextColumn(width=240, pinned=True),
+            **dict.fromkeys(("Right answer", "Tuned"), st.column_config.TextColumn(width=310)),
+            "Base": st.column_config.TextColumn(width=200),
             "Result": None if len(kinds) == 1 or len(chosen) == 1 else st.column_config.TextColumn(width=130),
         },
     )
@@ -177,8 +176,8 @@ def _row(report: Report, index: int, result: str) -> dict[str, Any]:
     return {
         "Request": case.prompt,
         "Right answer": words.call(case.call, report.reject),
-        "Base": answer(report.answers[base][index], report.reject),
         "Tuned": answer(report.answers[tuned][index], report.reject),
+        "Base": answer(report.answers[base][index], report.reject),
         "Result": result,
     }
 

@@ -140,7 +140,7 @@ def loss(points: list[dict[str, float | None]], key: str) -> None:
     """A loss curve with a sentence that says how to read it."""
     st.plotly_chart(charts.loss_curve(points), key=key, config={"displayModeBar": False}, alt=_said(points))
     st.caption(
-        "The loss says how surprised the model is by the right answer. Both lines should fall; "
+        "The loss says how surprised the model is by the right answer; training is drawn smoothed. Both should fall; "
         "if validation rises while training falls, the model learns by heart: use fewer epochs."
     )
 

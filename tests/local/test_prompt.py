@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from drone_ft.local import grammar, prompt
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings
-from tests.local.tiny import make_tiny_model
+from tests.local.tiny import TEMPLATE, make_tiny_model
 
 CONDITIONAL: dict[str, Any] = {
     "type": "object",
@@ -178,6 +179,14 @@ def test_a_tuned_model_reads_prompt_and_tools_only_when_they_differ_from_its_own
     built = prompt.build(tokenizer, replace(ASK, messages=[*opening, *ASK.messages], tools=tools), tuned)
     assert built.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
     assert built.prefix == prefix if prefix else "takeoff" in built.prefix
+
+
+def test_a_template_that_knows_no_system_prompt_still_serves_a_tuned_model(tokenizer: Any) -> None:
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    tuned = Settings("ft:x", "x", "turns", prompt.tools_key(TOOLS), "")
+    built = prompt.build(strict, ASK, tuned)
+    assert built.prefix == "" and built.text.endswith("<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_calls_are_written_in_the_schemas_order() -> None:

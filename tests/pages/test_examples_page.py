@@ -15,7 +15,7 @@ from drone_ft.catalog import Call, default_catalog
 
 
 def ticked(store, *ids):
-    """The panel under the table, with these examples ticked: a browser's click AppTest cannot make."""
+    """The panel above the table, with these examples ticked: a browser's click AppTest cannot make."""
 
     def script(ids):
         from drone_ft.ui import example_editor, examples, session
@@ -27,6 +27,12 @@ def ticked(store, *ids):
     at = AppTest.from_function(script, args=(list(ids),), default_timeout=30).run()
     assert not at.exception
     return at
+
+
+def opened(store, id):
+    """The same with one example ticked and opened for editing."""
+    at = ticked(store, id)
+    return at.button(key="examples.edit").click().run()
 
 
 @pytest.fixture
@@ -80,7 +86,7 @@ def test_drafts_are_counted_and_plain_wordings_named(open_page, store, few):
 
 
 def test_an_example_is_edited_through_fields_that_follow_the_schema(store, few):
-    at = ticked(store, few[0].id)
+    at = opened(store, few[0].id)
     key = f"examples.edit.{few[0].id}"
     assert at.number_input(key=f"{key}.control_camera.duration").value == 60
     assert at.number_input(key=f"{key}.control_camera.duration").max == 3600
@@ -93,8 +99,16 @@ def test_an_example_is_edited_through_fields_that_follow_the_schema(store, few):
     assert saved.origin == "person" and saved.split == "train" and saved.template == few[0].template
 
 
+def test_an_editor_is_closed_without_saving(store, few):
+    at = opened(store, few[0].id)
+    key = f"examples.edit.{few[0].id}"
+    at.text_area(key=f"{key}.prompt").set_value("something else").run()
+    at.button(key=f"{key}.close").click().run()
+    assert store.examples() == few and "1 example ticked" in said(at) and not at.text_area
+
+
 def test_coordinates_keep_every_digit(store, few):
-    at = ticked(store, few[1].id)
+    at = opened(store, few[1].id)
     key = f"examples.edit.{few[1].id}.land_drone.coordinates"
     at.number_input(key=f"{key}.latitude").set_value(48.137154).run()
     at.button(key=f"examples.edit.{few[1].id}.save").click().run()
@@ -102,7 +116,7 @@ def test_coordinates_keep_every_digit(store, few):
 
 
 def test_what_is_missing_is_said_and_nothing_is_saved(store, few):
-    at = ticked(store, few[0].id)
+    at = opened(store, few[0].id)
     key = f"examples.edit.{few[0].id}"
     at.number_input(key=f"{key}.control_camera.duration").set_value(None).run()
     at.button(key=f"{key}.save").click().run()
@@ -114,7 +128,7 @@ def test_what_is_missing_is_said_and_nothing_is_saved(store, few):
 
 
 def test_the_same_words_twice_are_refused(store, few):
-    at = ticked(store, few[2].id)
+    at = opened(store, few[2].id)
     key = f"examples.edit.{few[2].id}"
     at.text_area(key=f"{key}.prompt").set_value("film for a minute").run()
     at.selectbox(key=f"{key}.function").select("control_camera").run()
@@ -125,7 +139,7 @@ def test_the_same_words_twice_are_refused(store, few):
 
 
 def test_a_draft_is_approved(store, few):
-    at = ticked(store, few[2].id)
+    at = opened(store, few[2].id)
     at.button(key=f"examples.edit.{few[2].id}.approve").click().run()
     assert store.examples()[2] == dataclasses.replace(few[2], status="approved")
 

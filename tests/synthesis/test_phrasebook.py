@@ -101,9 +101,10 @@ def test_the_same_seed_gives_the_same_examples() -> None:
 def test_more_values_for_each_wording() -> None:
     twice = phrasebook.write_calls(BOOK, CATALOG, seed=0, per_wording=2)
     counted = Counter(example.template for example in twice)
-    assert counted["Set the speed to {speed}."] == 2
-    assert counted["Come back."] == 1
-    assert len({e.prompt for e in twice if e.template == "Set the speed to {speed}."}) == 2
+    first = {entry.function: entry.wordings[0] for entry in BOOK.entries}
+    assert counted[first["set_drone_speed"]] == 2
+    assert counted[first["return_to_home"]] == 1
+    assert len({e.prompt for e in twice if e.template == first["set_drone_speed"]}) == 2
 
 
 def test_the_cookbook_catalog_is_served_too() -> None:
