@@ -109,11 +109,11 @@ def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
         known = [(point["step"], point[key]) for point in points if point.get(key) is not None]
         if known:
             steps, losses = zip(*known, strict=True)
-            losses = _smooth(losses) if key == "train_loss" else losses
+            drawn = _smooth(losses) if key == "train_loss" else losses
             figure.add_trace(
                 go.Scatter(
                     x=steps,
-                    y=losses,
+                    y=drawn,
                     name=name,
                     mode=mode if len(known) > 1 else "markers",
                     line={"color": colour, "width": 2.5, "dash": line},
@@ -131,7 +131,8 @@ def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
 
 def _smooth(losses: Sequence[float]) -> list[float]:
     """The running mean over a twenty-fifth of all values."""
-    return pd.Series(losses).rolling(max(1, len(losses) // 25), min_periods=1).mean().tolist()
+    means: list[float] = pd.Series(losses).rolling(max(1, len(losses) // 25), min_periods=1).mean().tolist()
+    return means
 
 
 def accuracy_by_function(report: Report, title: Callable[[str], str] = str) -> Any:
