@@ -33,6 +33,7 @@ def way() -> list[Stop]:
     store = session.store()
     catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
     calls = sum(permutations.count_catalog(catalog).values())
+    covered = f"{words.big(calls)} {words.form(calls, 'call')}"
     report, enough = newest_report(), pipeline.is_enough(pipeline.ready(examples))
     return [
         Stop(
@@ -42,7 +43,7 @@ def way() -> list[Stop]:
             words.count(len(catalog.callable_functions), "function"),
             True,
         ),
-        Stop("Permutations", ":material/grid_view:", "pages/permutations.py", _calls(calls), True),
+        Stop("Permutations", ":material/grid_view:", "pages/permutations.py", covered, True),
         Stop("Examples", ":material/forum:", "pages/examples.py", _words(examples, catalog.reject), enough),
         Stop(
             "Fine-tune",
@@ -183,7 +184,3 @@ def _score(report: Report | None) -> str:
     said = [f"{reports.percent(right)} of possible requests right"] if right[1] else []
     said += [f"{reports.percent(rejected)} of impossible ones rejected"] if rejected[1] else []
     return ", ".join(said)
-
-
-def _calls(number: int) -> str:
-    return f"{words.big(number)} call{'' if number == 1 else 's'}"

@@ -33,7 +33,12 @@ def first_up(text: str) -> str:
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: 1 function, 1,204 functions."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {form(number, noun, plural)}"
+
+
+def form(number: int, noun: str, plural: str | None = None) -> str:
+    """A noun as it stands behind a number: call, calls."""
+    return noun if number == 1 else plural or f"{noun}s"
 
 
 def big(number: int) -> str:

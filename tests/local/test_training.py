@@ -305,13 +305,13 @@ def test_what_the_libraries_say_becomes_a_code_and_a_sentence(error: Exception, 
 def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tools(
     tmp_path: Path, tokenizer: Any
 ) -> None:
-    form, short = read(tmp_path, tokenizer, ROWS)
+    form, turns = read(tmp_path, tokenizer, ROWS)
     assert form == "turns"
-    assert tokenizer.decode(short[0].ids).startswith(BEGINNING + "go up ten<|im_end|>")
+    assert tokenizer.decode(turns[0].ids).startswith(BEGINNING + "go up ten<|im_end|>")
     form, full = read(tmp_path, tokenizer, [*ROWS, {**ROWS[0], "tools": TOOLS[:2]}])
     assert form == "full"
     assert "takeoff(altitude: integer 1..500)" in tokenizer.decode(full[0].ids)
-    assert len(full[0].targets) == len(short[0].targets)
+    assert len(full[0].targets) == len(turns[0].targets)
 
 
 def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Path, tokenizer: Any) -> None:
