@@ -128,7 +128,11 @@ class Running:
         return wait_for(lambda: (now := self.jobs.retrieve(job.id)).finished_at and now)
 
     def running(self, job):
-        return wait_for(lambda: self.jobs.list_events(job.id).data[0].type == "metrics" and self.jobs.retrieve(job.id))
+        def told():
+            return [event.type for event in self.jobs.list_events(job.id).data[:1]] == ["metrics"]
+
+        wait_for(told)
+        return self.jobs.retrieve(job.id)
 
     def folder(self, job):
         return self.workspace / "engine" / "jobs" / job.id
