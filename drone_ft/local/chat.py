@@ -54,7 +54,7 @@ class Chat:
     @property
     def calls_possible(self) -> bool:
         """Whether the answer may be a call, which is only known once it is complete."""
-        return bool(self.choices[0].tools) and self.choices[0].tool_choice != "none"
+        return bool(self.choices[0].callable)
 
 
 def read_chat(body: Json) -> Chat:

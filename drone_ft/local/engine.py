@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import WeightsError
-from drone_ft.local import packing, reading, weights
+from drone_ft.local import calls, packing, reading, weights
 from drone_ft.local.grammar import Grammars
-from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, parse
+from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
 
 CHUNK = 64  # rows read together: more gain little speed and cost memory
 TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
@@ -186,7 +186,7 @@ class Engine:
                 "model can read. Send fewer or shorter messages.",
                 "messages",
             )
-        matcher = self._grammars.matcher(request)
+        matcher = self._grammars.matcher(request, writing_of(loaded.settings))
         generator = torch.Generator().manual_seed(request.seed or 0)
         row = _Row(request, prompt, matcher, generator, list(prompt.ids), min(budget, room))
         self._force(row)
@@ -194,12 +194,12 @@ class Engine:
 
     def _answer(self, row: _Row) -> Answer:
         text = self._text(row)
-        calls = parse(text, row.request)
+        made = calls.read(text, row.request.callable)
         finish = row.finish or "stop"
-        if calls:
+        if made:
             text, finish = "", "tool_calls"
         tokens = len(row.prompt.prefix_ids) + len(row.prompt.ids)
-        return Answer(tuple(calls), text, finish, tokens, len(row.written))
+        return Answer(tuple(made), text, finish, tokens, len(row.written))
 
     def _text(self, row: _Row) -> str:
         text = str(self._tokenizer.decode(row.written, skip_special_tokens=True))

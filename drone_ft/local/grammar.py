@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from drone_ft.errors import CatalogError
-from drone_ft.local.prompt import ChatRequest, PromptError, function_of
+from drone_ft.local.calls import SEPARATORS, Writing, function_of
+from drone_ft.local.prompt import ChatRequest, PromptError
 from drone_ft.schema import variants
 
 MAX_CALLS = 8
@@ -28,11 +29,11 @@ class Grammars:
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._admitted = 0  # one bit a token
 
-    def matcher(self, request: ChatRequest) -> Any | None:
+    def matcher(self, request: ChatRequest, writing: Writing) -> Any | None:
         """A fresh matcher of a request's answer, None where any text will do. Raises PromptError."""
         import llguidance
 
-        text = grammar(request)
+        text = grammar(request, writing)
         if text is None:
             return None
         if text not in self._kept:
@@ -42,12 +43,12 @@ class Grammars:
         self._kept.move_to_end(text)
         return self._kept[text].deep_copy()  # a hundred times faster than compiling
 
-    def open_places(self, request: ChatRequest, answer: Sequence[int]) -> list[int] | None:
+    def open_places(self, request: ChatRequest, writing: Writing, answer: Sequence[int]) -> list[int] | None:
         """Places in an answer's tokens where the grammar leaves a choice; None where it does not fit the answer.
 
         What is admitted there is noted in `admitted`. Raises PromptError.
         """
-        matcher = self.matcher(request)
+        matcher = self.matcher(request, writing)
         if matcher is None:
             return None
         found, admitted = [], 0
@@ -81,22 +82,22 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     return ends
 
 
-def grammar(request: ChatRequest) -> str | None:
+def grammar(request: ChatRequest, writing: Writing) -> str | None:
     """The llguidance grammar of the answer, None where any text will do. Raises PromptError."""
-    if not request.tools or request.tool_choice == "none":
+    tools, choice = list(request.callable), request.tool_choice
+    if not tools:
         return None
-    tools, choice = list(request.tools), request.tool_choice
     if isinstance(choice, dict):
         tools = [tool for tool in tools if function_of(tool)["name"] == choice.get("name")]
         if not tools:
             raise PromptError(
                 f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
             )
-    return _compile(json.dumps(tools), choice == "auto", request.parallel)
+    return _compile(json.dumps(tools), writing, choice == "auto", request.parallel)
 
 
 @lru_cache(maxsize=32)
-def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
+def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool) -> str:
     """A Lark grammar: one call (or several), or else text that does not begin like one."""
     import llguidance
 
@@ -104,19 +105,21 @@ def _compile(tools_json: str, text_allowed: bool, parallel: bool) -> str:
     start = "calls | /\\s*[^{\\s](.|\\n)*/" if text_allowed else "calls"
     many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
     schemas = [_call_schema(function) for function in functions]
-    lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas)}\n"
+    lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas, writing)}\n"
     compiled = str(llguidance.LLMatcher.grammar_from_lark(lark))
     if _trouble(compiled):
         for function, schema in zip(functions, schemas, strict=True):
-            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: %json {_json_rule([schema])}\n"))
+            rule = _json_rule([schema], writing)
+            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: %json {rule}\n"))
             if trouble:
                 raise _not_enforceable(function["name"], trouble)
         raise _not_enforceable("together", _trouble(compiled))
     return compiled
 
 
-def _json_rule(schemas: list[dict[str, Any]]) -> str:
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+def _json_rule(schemas: list[dict[str, Any]], writing: Writing) -> str:
+    item, key = SEPARATORS[writing]
+    options = {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
     return json.dumps({"anyOf": schemas, "x-guidance": options})
 
 
@@ -159,7 +162,7 @@ def _closed(schema: Any) -> Any:
     closed: dict[str, Any] = {
         key: [_closed(part) for part in value] if key in ("anyOf", "oneOf", "allOf") else value
         for key, value in schema.items()
-        if key != "uniqueItems"  # llguidance knows it not; parse() drops what is there twice
+        if key != "uniqueItems"  # llguidance knows it not; calls.read() drops what is there twice
     }
     if "items" in closed:
         closed["items"] = _closed(closed["items"])

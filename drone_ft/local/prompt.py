@@ -1,12 +1,10 @@
-"""From a chat request to what the model reads, and from what it writes back to calls.
+"""From a chat request to what the model reads.
 
 Forms of one request:
 - full: the request's system prompt, then every function as one signature line, then the conversation;
 - turns: only the conversation, for a model tuned on rows that all shared one system prompt and one list of tools, asked
   with the very same ones. It has learnt what they say; reading them again would take many times the tokens;
 - short: the same with the system prompt, for models tuned by earlier versions.
-
-A call is written `{"name": "f", "arguments": {…}}`, several calls one a line, arguments in the schema's order.
 """
 
 from __future__ import annotations
@@ -18,9 +16,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from drone_ft.errors import DroneFTError
+from drone_ft.local import calls
+from drone_ft.local.calls import Tool, Writing, function_of
 
 Message = dict[str, Any]
-Tool = dict[str, Any]
 
 _INSTRUCTION = 'Functions you can call:\n{lines}\n\nTo call one, write: {{"name": …, "arguments": {{…}}}}'
 
@@ -47,6 +46,11 @@ class ChatRequest:
     seed: int | None = None
     stop: Sequence[str] = ()
 
+    @property
+    def callable(self) -> Sequence[Tool]:
+        """The tools an answer may call."""
+        return () if self.tool_choice == "none" else self.tools
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -60,6 +64,7 @@ class Settings:
     created: int = 0
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    calls: Writing = "json"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -89,13 +94,18 @@ def build(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
 
 def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> tuple[str, str]:
     """(prefix, text) of a request; training reads exactly what answering reads. Raises PromptError."""
-    messages = [plain_message(message, request.tools) for message in request.messages]
+    messages = [plain_message(message, request.tools, writing_of(tuned)) for message in request.messages]
     if not messages:
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
     if tuned is not None and tuned.form != "full" and _is_known(request, system, tuned):
         return turns_form(tokenizer, turns) if tuned.form == "turns" else full_form(tokenizer, tuned.system, turns, [])
     return full_form(tokenizer, system, turns, request.tools)
+
+
+def writing_of(tuned: Settings | None) -> Writing:
+    """How a tuned model, or the base model (None), writes its calls."""
+    return tuned.calls if tuned else "json"
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -113,27 +123,17 @@ def tools_key(tools: Sequence[Tool]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def function_of(tool: Tool) -> dict[str, Any]:
-    """Name, description and parameters of a tool, each with its default."""
-    function = tool.get("function") or {}
-    return {
-        "name": function.get("name", ""),
-        "description": function.get("description") or "",
-        "parameters": function.get("parameters") or {"type": "object", "properties": {}},
-    }
-
-
 # Messages
 
 
-def plain_message(message: Message, tools: Sequence[Tool] = ()) -> dict[str, str]:
+def plain_message(message: Message, tools: Sequence[Tool], writing: Writing) -> dict[str, str]:
     """{"role", "content"} with text only: content parts joined, calls written out."""
     role = str(message.get("role", "user"))
-    calls = message.get("tool_calls") or []
+    made = [call["function"] for call in message.get("tool_calls") or []]
     if message.get("function_call"):
-        calls = [{"function": message["function_call"]}]
-    if calls:
-        return {"role": role, "content": calls_text([call["function"] for call in calls], tools)}
+        made = [message["function_call"]]
+    if made:
+        return {"role": role, "content": calls.write(made, tools, writing)}
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
@@ -142,26 +142,6 @@ def plain_message(message: Message, tools: Sequence[Tool] = ()) -> dict[str, str
     if role == "function":
         role = "tool"
     return {"role": role, "content": str(content or "")}
-
-
-def calls_text(calls: Sequence[dict[str, Any]], tools: Sequence[Tool] = ()) -> str:
-    """Calls ({"name", "arguments": JSON text}) as the model writes them."""
-    schemas = {f["name"]: f["parameters"] for f in map(function_of, tools)}
-    lines = []
-    for call in calls:
-        arguments = json.loads(call.get("arguments") or "{}")
-        ordered = _in_order(arguments, schemas.get(call["name"], {}))
-        lines.append(json.dumps({"name": call["name"], "arguments": ordered}, ensure_ascii=False))
-    return "\n".join(lines)
-
-
-def _in_order(value: Any, schema: dict[str, Any]) -> Any:
-    """Objects with their keys in the schema's order: the grammar admits no other."""
-    if not isinstance(value, dict):
-        return value
-    properties = schema.get("properties") or {}
-    known = {name: _in_order(value[name], properties[name]) for name in properties if name in value}
-    return known | {name: item for name, item in value.items() if name not in known}
 
 
 def split_system(messages: list[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
@@ -241,38 +221,3 @@ def _type(schema: Any) -> str:
     kind = "|".join(kind) if isinstance(kind, list) else str(kind)
     low, high = schema.get("minimum", ""), schema.get("maximum", "")
     return f"{kind} {low}..{high}" if low != "" or high != "" else kind
-
-
-# Parsing
-
-
-def parse(text: str, request: ChatRequest) -> list[tuple[str, str]]:
-    """The calls written in an answer as (name, arguments as JSON text); [] when it is plain text."""
-    if not request.tools or request.tool_choice == "none":
-        return []
-    schemas = {function["name"]: function["parameters"] for function in map(function_of, request.tools)}
-    calls, rest, decoder = [], text.strip(), json.JSONDecoder()
-    while rest:
-        try:
-            call, end = decoder.raw_decode(rest)
-        except ValueError:
-            return []
-        if not isinstance(call, dict) or call.get("name") not in schemas:
-            return []
-        arguments = _unique(call.get("arguments") or {}, schemas[call["name"]])
-        calls.append((str(call["name"]), json.dumps(arguments, ensure_ascii=False)))
-        rest = rest[end:].strip()
-    return calls
-
-
-def _unique(value: Any, schema: Any) -> Any:
-    """Without the repeated items of lists that want each one once."""
-    if not isinstance(schema, dict):
-        return value
-    if isinstance(value, dict):
-        properties = schema.get("properties") or {}
-        return {name: _unique(item, properties.get(name)) for name, item in value.items()}
-    if isinstance(value, list):
-        items = [_unique(item, schema.get("items")) for item in value]
-        return [x for at, x in enumerate(items) if x not in items[:at]] if schema.get("uniqueItems") else items
-    return value

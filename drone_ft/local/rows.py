@@ -149,7 +149,7 @@ def shared(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def _system(row: Row) -> str:
-    return split_system([plain_message(message, row.tools) for message in row.messages])[0]
+    return split_system([plain_message(message, row.tools, "json") for message in row.messages])[0]
 
 
 def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: Grammars | None = None) -> list[Sample]:
@@ -164,9 +164,10 @@ def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: 
         request = ChatRequest(row.messages[:place], row.tools, "required", parallel=row.parallel)
         try:
             prefix, text = texts(tokenizer, request, settings)
+            content = plain_message(message, row.tools, settings.calls)["content"]
             before = encode(tokenizer, text)
-            answer = _answer(tokenizer, text, before, plain_message(message, row.tools)["content"])
-            places = grammars.open_places(request, answer) if grammars else None
+            answer = _answer(tokenizer, text, before, content)
+            places = grammars.open_places(request, settings.calls, answer) if grammars else None
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
         read = encode(tokenizer, prefix) + before

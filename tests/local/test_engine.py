@@ -44,7 +44,7 @@ def add_adapter(engine: Engine, folder: Path) -> None:
     torch.manual_seed(5)
     config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
     get_peft_model(model, config).save_pretrained(folder)
-    settings = Settings(ID, "tiny", "turns", tools_key(TOOLS), "You fly.")
+    settings = Settings(ID, "tiny", "turns", tools_key(TOOLS), "You fly.", calls="compact")
     (folder / "settings.json").write_text(json.dumps(settings.to_json()))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from drone_ft.local import grammar, prompt
+from drone_ft.local import calls, grammar, prompt
+from drone_ft.local.calls import Writing
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings
 from tests.local.tiny import TEMPLATE, make_tiny_model
 
@@ -70,10 +71,10 @@ def vocabulary(tokenizer: Any) -> Any:
     return llguidance.hf.from_tokenizer(tokenizer)
 
 
-def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str) -> bool:
+def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str, writing: Writing = "json") -> bool:
     import llguidance
 
-    matcher = llguidance.LLMatcher(vocabulary, grammar.grammar(request))
+    matcher = llguidance.LLMatcher(vocabulary, grammar.grammar(request, writing))
     return matcher.consume_tokens(list(prompt.encode(tokenizer, text))) and matcher.is_accepting()
 
 
@@ -126,9 +127,17 @@ def test_tool_choice_decides_what_is_admitted(
     assert admits(vocabulary, tokenizer, replace(ASK, **changes), text) is allowed
 
 
+@pytest.mark.parametrize("writing", ["json", "compact"])
+def test_blanks_are_admitted_only_where_a_model_writes_them(vocabulary: Any, tokenizer: Any, writing: Writing) -> None:
+    made = {"name": "camera", "arguments": '{"duration": 3, "mode": "video"}'}
+    for other in ("json", "compact"):
+        text = calls.write([made], TOOLS, other)
+        assert admits(vocabulary, tokenizer, ASK, text, writing) is (other == writing)
+
+
 def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
-    assert grammar.grammar(replace(ASK, tool_choice="none")) is None
-    assert grammar.grammar(replace(ASK, tools=[], tool_choice="auto")) is None
+    assert grammar.grammar(replace(ASK, tool_choice="none"), "json") is None
+    assert grammar.grammar(replace(ASK, tools=[], tool_choice="auto"), "compact") is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +152,7 @@ def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
 def test_what_cannot_be_asked_is_named(tokenizer: Any, request_: ChatRequest, param: str, words: str) -> None:
     with pytest.raises(PromptError) as caught:
         prompt.build(tokenizer, request_)
-        grammar.grammar(request_)
+        grammar.grammar(request_, "json")
     assert caught.value.param == param
     assert words in str(caught.value)
 
@@ -189,9 +198,16 @@ def test_a_template_that_knows_no_system_prompt_still_serves_a_tuned_model(token
     assert built.prefix == "" and built.text.endswith("<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_calls_are_written_in_the_schemas_order() -> None:
-    text = prompt.calls_text([{"name": "home", "arguments": '{"coordinates": {"longitude": 2, "latitude": 1}}'}], TOOLS)
-    assert text == call("home", coordinates={"latitude": 1, "longitude": 2})
+@pytest.mark.parametrize(
+    ("writing", "text"),
+    [
+        ("json", call("home", coordinates={"latitude": 1, "longitude": 2})),
+        ("compact", '{"name":"home","arguments":{"coordinates":{"latitude":1,"longitude":2}}}'),
+    ],
+)
+def test_calls_are_written_in_the_schemas_order(writing: Writing, text: str) -> None:
+    made = {"name": "home", "arguments": '{"coordinates": {"longitude": 2, "latitude": 1}}'}
+    assert calls.write([made], TOOLS, writing) == text
 
 
 @pytest.mark.parametrize(
@@ -203,13 +219,14 @@ def test_calls_are_written_in_the_schemas_order() -> None:
     ],
 )
 def test_every_shape_of_message_becomes_text(message: dict[str, Any], content: str) -> None:
-    assert prompt.plain_message(message, TOOLS)["content"] == content
+    assert prompt.plain_message(message, TOOLS, "json")["content"] == content
 
 
 @pytest.mark.parametrize(
-    ("text", "calls"),
+    ("text", "found"),
     [
         (call("takeoff", altitude=5), [("takeoff", '{"altitude": 5}')]),
+        ('{"name":"takeoff","arguments":{"altitude":5}}', [("takeoff", '{"altitude": 5}')]),
         (call("reject") + "\n" + call("reject"), [("reject", "{}"), ("reject", "{}")]),
         ('{"name": "takeoff", "argum', []),
         (call("unknown"), []),
@@ -217,15 +234,15 @@ def test_every_shape_of_message_becomes_text(message: dict[str, Any], content: s
         ("[1]", []),
     ],
 )
-def test_answers_are_parsed_as_calls_or_left_as_text(text: str, calls: list[tuple[str, str]]) -> None:
-    assert prompt.parse(text, ASK) == calls
+def test_answers_are_read_as_calls_or_left_as_text(text: str, found: list[tuple[str, str]]) -> None:
+    assert calls.read(text, TOOLS) == found
 
 
 def test_lists_that_want_each_item_once_get_it() -> None:
     items = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     tools = [tool("f", {"type": "object", "properties": {"x": items}})]
-    assert grammar.grammar(replace(ASK, tools=tools))
-    assert prompt.parse(call("f", x=["a", "b", "a"]), replace(ASK, tools=tools)) == [("f", '{"x": ["a", "b"]}')]
+    assert grammar.grammar(replace(ASK, tools=tools), "json")
+    assert calls.read(call("f", x=["a", "b", "a"]), tools) == [("f", '{"x": ["a", "b"]}')]
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def read(
     path.write_text("\n".join(json.dumps(line) for line in lines))
     found = rows.read_rows(path)
     form, key, system = rows.shared(found)
-    settings = training.Settings("ft:x", "x", form, key, system)
+    settings = training.Settings("ft:x", "x", form, key, system, calls="compact")
     return form, [sample for line in found for sample in rows.samples(tokenizer, line, settings, 4096, grammars)]
 
 
@@ -326,7 +326,7 @@ def test_only_answers_are_learnt_in_either_form_and_weight_0_is_not(tmp_path: Pa
     }
     _, found = read(tmp_path, tokenizer, [old])
     assert len(found) == 1
-    assert targets(tokenizer, found[0]) == '{"name": "reject", "arguments": {}}<|im_end|>'
+    assert targets(tokenizer, found[0]) == '{"name":"reject","arguments":{}}<|im_end|>'
     _, plain = read(tmp_path, tokenizer, [PLAIN])
     assert targets(tokenizer, plain[0]) == "hello<|im_end|>"
 
