@@ -95,7 +95,7 @@ class Learner:
         self.accelerator = accelerator
         self.targets = Targets(self.plain, admitted)
         self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
+        optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
         self.rate, self.steps, self.warm_up = rate, steps, recipe.warm_up
 
