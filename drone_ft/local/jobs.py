@@ -26,6 +26,7 @@ from drone_ft.local.files import write_json
 
 log = logging.getLogger(__name__)
 UNDER_WAY = ("validating_files", "queued", "running")
+PAUSED = "paused"
 CHECKPOINT = re.compile(r"epoch-([0-9]{1,6})")
 
 

@@ -182,6 +182,14 @@ class Routes:
         """Cancels a job."""
         return JSONResponse(api.dump(self.runner.cancel(request.path_params["id"]).reply()))
 
+    def pause_job(self, request: Request) -> Response:
+        """Pauses a job."""
+        return JSONResponse(api.dump(self.runner.pause(request.path_params["id"]).reply()))
+
+    def resume_job(self, request: Request) -> Response:
+        """Lets a paused job go on."""
+        return JSONResponse(api.dump(self.runner.resume(request.path_params["id"]).reply()))
+
     def list_events(self, request: Request) -> Response:
         """What happened to a job, newest first."""
         job = self.jobs.get(request.path_params["id"])
@@ -210,6 +218,8 @@ class Routes:
             Route("/v1/fine_tuning/jobs", self.create_job, methods=["POST"]),
             Route(job, self.get_job),
             Route(f"{job}/cancel", self.cancel_job, methods=["POST"]),
+            Route(f"{job}/pause", self.pause_job, methods=["POST"]),
+            Route(f"{job}/resume", self.resume_job, methods=["POST"]),
             Route(f"{job}/events", self.list_events),
             Route(f"{job}/checkpoints", self.list_checkpoints),
         ]

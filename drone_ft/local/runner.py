@@ -25,7 +25,8 @@ from drone_ft.errors import DroneFTError
 from drone_ft.local import api
 from drone_ft.local.files import FileStore, write_atomically, write_json
 from drone_ft.local.job_checks import check_examples
-from drone_ft.local.jobs import Job, JobStore, trained_settings
+from drone_ft.local.job_folder import last_checkpoint
+from drone_ft.local.jobs import PAUSED, Job, JobStore, trained_settings
 
 log = logging.getLogger(__name__)
 TRAINING = (sys.executable, "-m", "drone_ft.local.training")
@@ -86,12 +87,34 @@ class Runner:
         """The job, cancelled; its training process ends within seconds. ApiError 400 when it is over already."""
         with self._jobs.changed:
             job = self._jobs.get(id)
-            if not job.under_way:
+            if not job.under_way and job.status != PAUSED:
                 raise api.bad(
                     f"Job {id} has already {job.status}; there is nothing to cancel.", None, "job_not_under_way"
                 )
             job = self._jobs.change(id, status="cancelled", finished_at=int(time.time()))
         self._jobs.tell(job, "The job was cancelled.")
+        return job
+
+    def pause(self, id: str) -> Job:
+        """The job, paused; its training process keeps a checkpoint and ends. ApiError 400 unless it is under way."""
+        with self._jobs.changed:
+            job = self._jobs.get(id)
+            if not job.under_way:
+                message = f"Job {id} is {job.status}; only a job that waits or runs can be paused."
+                raise api.bad(message, None, "job_not_under_way")
+            job = self._jobs.change(id, status=PAUSED)
+        self._jobs.tell(job, "The job was paused.")
+        return job
+
+    def resume(self, id: str) -> Job:
+        """The job, waiting again to go on from its checkpoint. ApiError 400 unless it is paused."""
+        with self._jobs.changed:
+            job = self._jobs.get(id)
+            if job.status != PAUSED:
+                raise api.bad(f"Job {id} is {job.status}; only a paused job can be resumed.", None, "job_not_paused")
+            ready = (self._jobs.folder(job) / "job.json").exists()  # written when its files were found good
+            job = self._jobs.change(id, status="queued" if ready else "validating_files")
+        self._jobs.tell(job, "The job was resumed.")
         return job
 
     def _work(self, statuses: Sequence[str], task: Callable[[Job], None]) -> None:
@@ -131,7 +154,7 @@ class Runner:
 
     def _train(self, job: Job) -> None:
         folder = self._jobs.folder(job)
-        resumed = job.status == "running"
+        resumed = last_checkpoint(folder) is not None
         write_json(folder / "job.json", self._order(job))
         (folder / "error.json").unlink(missing_ok=True)
         if not self._move(job, job.status, status="running"):
@@ -180,6 +203,7 @@ class Runner:
         trained = self._trained(job)
         if job.status == "cancelled":
             shutil.rmtree(trained, ignore_errors=True)
+        if job.status != "running":  # paused, and perhaps resumed since
             return
         if code != 0 and (self._stopping or (code == CANCELLED and self._stops_soon())):
             return

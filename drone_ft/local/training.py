@@ -230,7 +230,8 @@ class Training:
         parts = math.ceil(LEAST_POINTS / job.epochs)
         pauses = {len(order) * part // parts for part in range(1, parts)}
         for indices in order[progress.batch :]:
-            self._stop_if_cancelled()
+            if self.cancelled:
+                self._stop(data, learner, progress)
             torch.manual_seed(job.seed + progress.step)  # the same draws whether or not the run was interrupted
             start = time.perf_counter()
             loss, right = learner.step([data.train[index] for index in indices], progress.step)
@@ -316,9 +317,11 @@ class Training:
         write_folder(job.output_dir, fill)
         self.journal.write(f"Done: the tuned model is {job.output_model}")
 
-    def _stop_if_cancelled(self) -> None:
-        if self.cancelled:
-            raise WorkCancelled("Fine-tuning was cancelled.")
+    def _stop(self, data: Data, learner: Learner, progress: Progress) -> None:
+        """End here; whoever only paused the job goes on from this very step."""
+        if progress.batch and self.accelerator.is_main_process:
+            self._checkpoint(data, learner, progress)
+        raise WorkCancelled("Fine-tuning was stopped.")
 
 
 def _times(epochs: int) -> str:

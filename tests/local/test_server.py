@@ -614,6 +614,37 @@ def test_one_job_trains_at_a_time_and_a_cancelled_one_makes_room(server):
     assert not (server.folder(third) / "runs").exists()
 
 
+def test_a_paused_job_makes_room_and_goes_on_when_resumed(server):
+    first = server.tune(suffix="slow")
+    server.running(first)
+    with refused(400, "job_not_paused"):
+        server.jobs.resume(first.id)
+    assert server.jobs.pause(first.id).status == "paused"
+    second = server.tune()
+    assert server.ended(second).status == "succeeded"
+    with refused(400, "job_not_under_way"):
+        server.jobs.pause(second.id)
+    assert server.jobs.retrieve(first.id).status == "paused"
+    (server.folder(first) / "go").touch()
+    assert server.jobs.resume(first.id).status == "queued"
+    assert server.ended(first).status == "succeeded"
+    said = [event.message for event in server.jobs.list_events(first.id)]
+    assert "The job was paused." in said and "Training goes on from its last checkpoint." in said
+    third = server.tune(suffix="slow")
+    server.running(third)
+    server.jobs.pause(third.id)
+    assert server.jobs.cancel(third.id).status == "cancelled"
+
+
+def test_a_job_resumed_at_once_is_not_taken_for_a_failed_one(server):
+    job = server.tune(suffix="slow")
+    server.running(job)
+    server.jobs.pause(job.id)
+    server.jobs.resume(job.id)
+    (server.folder(job) / "go").touch()
+    assert server.ended(job).status == "succeeded"
+
+
 def test_a_process_that_will_not_stop_is_killed(server):
     job = server.tune(suffix="stubborn")
     server.running(job)

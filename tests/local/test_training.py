@@ -158,28 +158,32 @@ def test_stopped_in_the_middle_it_resumes_and_ends_with_the_same_weights(
     assert losses(folder) == pytest.approx(losses(whole), rel=1e-3)
 
 
-def test_killed_within_its_only_epoch_it_goes_on_from_there(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("ends", "step"), [("killed", 4), ("stopped", 6)])
+def test_within_its_only_epoch_it_goes_on_from_where_it_was_stopped_or_last_kept(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, step: int
 ) -> None:
     from safetensors.torch import load_file
 
     whole = make_job(tmp_path / "whole", model, n_epochs=1, batch_size=1)
     assert training.main([str(whole)]) == 0
     assert [path.name for path in (whole / "checkpoints").iterdir()] == ["epoch-1"]
-    folder = make_job(tmp_path / "killed", model, n_epochs=1, batch_size=1)
+    folder = make_job(tmp_path / "again", model, n_epochs=1, batch_size=1)
     report, steps = training.Training._report, []
 
-    def cancel_at_six(self: training.Training, *more: Any) -> None:
+    def end_at_six(self: training.Training, *more: Any) -> None:
         report(self, *more)
         steps.append(1)
+        if len(steps) == 6 and ends == "killed":
+            raise SystemExit
         self.cancelled = len(steps) == 6
 
-    monkeypatch.setattr(training.Training, "_report", cancel_at_six)
-    assert training.main([str(folder)]) == training.CANCELLED
+    monkeypatch.setattr(training.Training, "_report", end_at_six)
+    with pytest.raises(SystemExit) if ends == "killed" else contextlib.nullcontext():
+        assert training.main([str(folder)]) == training.CANCELLED
     monkeypatch.setattr(training.Training, "_report", report)
     assert training.main([str(folder)]) == 0
-    assert any(event["message"].startswith("Going on after epoch 0, step 4") for event in events(folder))
-    first, second = (tmp_path / "models" / name / "adapter_model.safetensors" for name in ("whole", "killed"))
+    assert any(event["message"].startswith(f"Going on after epoch 0, step {step}") for event in events(folder))
+    first, second = (tmp_path / "models" / name / "adapter_model.safetensors" for name in ("whole", "again"))
     expected, found = load_file(first), load_file(second)
     assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
 
