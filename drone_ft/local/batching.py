@@ -41,6 +41,9 @@ class Engine(Protocol):
     def models(self) -> Sequence[str]:
         """Ids of all models: the base first, then the tuned ones."""
 
+    def has(self, model: str, /) -> bool:
+        """Whether a model answers under this id: one of `models`, or a checkpoint of a job."""
+
     def forget(self, model: str, /) -> None:
         """Lets go of a tuned model that is about to be deleted."""
 

@@ -11,7 +11,7 @@ import copy
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,13 @@ class _Loaded:
 
 
 class Engine:
-    """The base model and the tuned models found in `models_dir`; safe to use from several threads."""
+    """The base model, the tuned models in `models_dir`, and the checkpoints of the jobs in `jobs_dir`.
 
-    def __init__(self, models_dir: Path, source: weights.Source | None = None) -> None:
-        self.models_dir = Path(models_dir)
+    Safe to use from several threads.
+    """
+
+    def __init__(self, models_dir: Path, source: weights.Source | None = None, jobs_dir: Path | None = None) -> None:
+        self.models_dir, self.jobs_dir = Path(models_dir), jobs_dir
         self.source = source or weights.resolve()
         self._lock = threading.RLock()
         self._base: _Loaded | None = None
@@ -83,16 +86,23 @@ class Engine:
 
     def models(self) -> list[str]:
         """Ids of the base model and of every finished tuned model."""
-        return [self.source.name, *sorted(self._folders())]
+        return [self.source.name, *sorted(self._folders(self.models_dir.glob("*/settings.json")))]
+
+    def has(self, model_id: str) -> bool:
+        """Whether a model answers under this id: one of `models`, or a checkpoint of a job."""
+        return model_id in self.models() or model_id in self._checkpoints()
 
     def forget(self, model_id: str) -> None:
         """Drop a tuned model from memory, for instance before its folder is deleted."""
         with self._lock:
             self._tuned.pop(model_id, None)
 
-    def _folders(self) -> dict[str, Path]:
+    def _checkpoints(self) -> dict[str, Path]:
+        return self._folders(self.jobs_dir.glob("*/checkpoints/epoch-*/settings.json")) if self.jobs_dir else {}
+
+    def _folders(self, settings_files: Iterable[Path]) -> dict[str, Path]:
         found = {}
-        for path in sorted(self.models_dir.glob("*/settings.json")):
+        for path in sorted(settings_files):
             settings = self._read_settings(path.parent)
             # an adapter fits the base it was learnt with, and no other
             if settings is not None and settings.base == self.source.name:
@@ -107,7 +117,7 @@ class Engine:
             return None
 
     def _folder(self, model_id: str) -> Path:
-        folder = self._folders().get(model_id)
+        folder = (self._folders(self.models_dir.glob("*/settings.json")) | self._checkpoints()).get(model_id)
         if folder is None:
             known = ", ".join(self.models())
             raise UnknownModel(f"There is no model {model_id!r} here; there is: {known}. Check the model's name.")

@@ -81,6 +81,9 @@ class Routes:
             raise ApiError(
                 403, f"{id} is the base model and cannot be deleted.", param="model", code="model_not_deletable"
             )
+        if ":ckpt-step-" in id:
+            message = f"{id} is a checkpoint of its job and cannot be deleted alone."
+            raise ApiError(403, message, param="model", code="model_not_deletable")
         folder = self.models / id.rsplit(":", 1)[-1]
         if trained_settings(folder).get("id") != id:
             message = f"{id} was not trained by this server; delete its folder in {self.models} by hand."
@@ -225,7 +228,7 @@ class Routes:
         ]
 
     def _known(self, id: str) -> str:
-        if id not in self.engine.models():
+        if not self.engine.has(id):
             message = f"The model {id[:200]!r} does not exist or you do not have access to it."
             raise ApiError(404, message, param="model", code="model_not_found")
         return id

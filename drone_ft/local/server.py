@@ -92,7 +92,7 @@ def serve(
             os.environ.setdefault("TQDM_DISABLE", "1")
             from drone_ft.local.engine import Engine as LocalEngine
 
-            engine = LocalEngine(folder / "models")
+            engine = LocalEngine(folder / "models", jobs_dir=folder / "jobs")
             weights.prepare(engine.source)  # not in the middle of somebody's first training
             app = create_app(engine, workspace)
             config = uvicorn.Config(

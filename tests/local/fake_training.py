@@ -53,6 +53,7 @@ for epoch in (1, 2):
     checkpoint.mkdir(parents=True, exist_ok=True)
     settings = {"id": f"{order['output_model']}:ckpt-step-{epoch}", "metrics": {"step": epoch, "train_loss": loss}}
     (checkpoint / "settings.json").write_text(json.dumps(settings))
+    (checkpoint / "progress.json").write_text(json.dumps({"step": epoch}))
     if way in ("slow", "stubborn"):
         while not (folder / "go").exists():
             time.sleep(0.05)

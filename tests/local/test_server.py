@@ -62,6 +62,9 @@ class FakeEngine:
         found = [json.loads(path.read_text())["id"] for path in sorted(self.folder.glob("*/settings.json"))]
         return [BASE, *found]
 
+    def has(self, model):
+        return model in self.models() or model.startswith(f"{self.models()[-1]}:ckpt-step-")
+
     def forget(self, model):
         pass
 
@@ -507,6 +510,10 @@ def test_a_job_goes_from_file_to_model(server):
     assert reply.choices[0].message.tool_calls
     with refused(400, "job_not_under_way"):
         server.jobs.cancel(job.id)
+    reply = server.client.chat.completions.create(model=f"{done.fine_tuned_model}:ckpt-step-1", messages=HELLO)
+    assert reply.choices[0].message.content
+    with refused(403, "model_not_deletable", "model"):
+        server.client.models.delete(f"{done.fine_tuned_model}:ckpt-step-1")
     assert server.client.models.delete(done.fine_tuned_model).deleted
     with refused(404, "model_not_found", "model"):
         server.client.models.retrieve(done.fine_tuned_model)

@@ -121,6 +121,8 @@ def test_from_rows_to_a_tuned_model_that_answers_even_when_the_server_is_killed_
         assert (done.status, done.error) == ("succeeded", None)
         assert [checkpoint.step_number for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id)] == [9, 6, 3]
         assert ask(client, done.fine_tuned_model).choices[0].message.tool_calls
+        kept = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
+        assert ask(client, kept).choices[0].message.tool_calls
         assert client.models.delete(done.fine_tuned_model).deleted
         second.child.send_signal(signal.SIGTERM)
         second.ended()
