@@ -52,7 +52,11 @@ def client(endpoint: Endpoint, timeout: float = 120.0) -> openai.OpenAI:
         # A proxy set for the outside world must not swallow requests to this computer.
         local = openai.DefaultHttpxClient(trust_env=False)
         return openai.OpenAI(
-            base_url=endpoint.base_url, api_key="local", max_retries=0, timeout=timeout, http_client=local
+            base_url=endpoint.base_url,
+            api_key=os.environ.get("DRONE_FT_TOKEN") or "local",
+            max_retries=0,
+            timeout=timeout,
+            http_client=local,
         )
     key = os.environ.get("OPENAI_API_KEY")
     if not key:

@@ -1,7 +1,10 @@
-"""Stands before every route: only this computer may ask, bodies are bounded, and the last request is remembered."""
+"""Stands before every route: only this computer may ask, with the token if there is one; bodies are bounded, and the
+last request is remembered.
+"""
 
 from __future__ import annotations
 
+import hmac
 import re
 import time
 
@@ -36,10 +39,10 @@ class Activity:
 
 
 class Guard:
-    """Middleware: checks Host and Origin, counts the body's bytes, notes activity."""
+    """Middleware: checks Host, Origin and token, counts the body's bytes, notes activity."""
 
-    def __init__(self, app: ASGIApp, activity: Activity, largest_upload: int) -> None:
-        self._app, self._activity, self._largest_upload = app, activity, largest_upload
+    def __init__(self, app: ASGIApp, activity: Activity, largest_upload: int, token: str) -> None:
+        self._app, self._activity, self._largest_upload, self._token = app, activity, largest_upload, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it."""
@@ -50,7 +53,9 @@ class Guard:
         self._activity.open += counts
         try:
             limit = self._largest_upload + MULTIPART if scope["path"] == "/v1/files" else LARGEST_BODY
-            if error := _stranger(Headers(scope=scope)) or _too_large(Headers(scope=scope), limit):
+            headers = Headers(scope=scope)
+            asked = self._token if counts else ""  # whether it lives is no secret
+            if error := _stranger(headers) or _tokenless(headers, asked) or _too_large(headers, limit):
                 await JSONResponse(error.body(), error.status)(scope, receive, send)
                 return
             await self._app(scope, _bounded(receive, limit), send)
@@ -70,6 +75,13 @@ def _stranger(headers: Headers) -> ApiError | None:
     if origin is not None and not LOCAL.fullmatch(origin.split("://", 1)[-1]):
         return ApiError(403, "This server answers no web page of another site.", code="wrong_origin")
     return None
+
+
+def _tokenless(headers: Headers, token: str) -> ApiError | None:
+    if not token or hmac.compare_digest(headers.get("authorization", "").encode(), f"Bearer {token}".encode()):
+        return None
+    message = "Incorrect API key provided. Send the token this server was started with (DRONE_FT_TOKEN) as the key."
+    return ApiError(401, message, code="invalid_api_key")
 
 
 def _too_large(headers: Headers, limit: int) -> ApiError | None:

@@ -29,6 +29,7 @@ from drone_ft.local.guard import LARGEST_UPLOAD, Activity, Guard
 from drone_ft.local.routes import Routes
 
 DEFAULT_PORT = 8642
+TOKEN = "DRONE_FT_TOKEN"
 CANNOT_START = 2
 """The exit code when the server cannot start: the port is taken, the model is missing."""
 
@@ -41,15 +42,17 @@ def create_app(
     fewest_examples: int = 10,
     largest_upload: int = LARGEST_UPLOAD,
     grace: float = runner.GRACE,
+    token: str = "",
 ) -> Starlette:
     """The server as an ASGI app; its files, jobs and models live in `workspace`/engine.
 
-    `command` trains (a job's folder is added to it), `largest_upload` is in bytes, `grace` in seconds.
+    `command` trains (a job's folder is added to it), `largest_upload` is in bytes, `grace` in seconds; `token` is the
+    key every request must bring, "" for none.
     """
     routes, activity = Routes(engine, workspace, command, fewest_examples, grace), Activity()
     app = Starlette(
         routes=routes.routes(),
-        middleware=[Middleware(Guard, activity=activity, largest_upload=largest_upload)],
+        middleware=[Middleware(Guard, activity=activity, largest_upload=largest_upload, token=token)],
         exception_handlers={
             HTTPException: _no_route,
             ApiError: _refused,
@@ -94,7 +97,7 @@ def serve(
 
             engine = LocalEngine(folder / "models", jobs_dir=folder / "jobs")
             weights.prepare(engine.source)  # not in the middle of somebody's first training
-            app = create_app(engine, workspace)
+            app = create_app(engine, workspace, token=os.environ.get(TOKEN, ""))
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5
             )
@@ -144,7 +147,7 @@ def _welcome(url: str, model: str) -> str:
     return (
         f"The model {model} answers at {url}. Point any OpenAI client at it:\n"
         f"  export OPENAI_BASE_URL={url}\n"
-        f"  export OPENAI_API_KEY=local\n"
+        f"  export OPENAI_API_KEY={f'${TOKEN}' if os.environ.get(TOKEN) else 'local'}\n"
         f"Stop it with Ctrl-C."
     )
 

@@ -433,6 +433,16 @@ def test_strange_requests_get_an_answer_in_the_apis_shape(server, method, path, 
 # Files
 
 
+def test_a_server_with_a_token_answers_only_who_brings_it(tmp_path):
+    with Running(tmp_path, token="s3cret") as server:
+        for key in ("local", "s3cret2"):
+            with refused(401, "invalid_api_key"):
+                server.client.with_options(api_key=key).models.list()
+        assert [model.id for model in server.client.with_options(api_key="s3cret").models.list()] == [BASE]
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert "s3cret" not in httpx2.get(f"{server.url}/v1/models").text
+
+
 def test_a_file_can_be_sent_listed_read_and_deleted(server):
     sent = server.client.files.create(file=("../../etc/passwd.jsonl", b"abc"), purpose="fine-tune")
     assert (sent.bytes, sent.filename, sent.status, sent.purpose) == (3, "passwd.jsonl", "processed", "fine-tune")
