@@ -14,6 +14,17 @@ from drone_ft.local.api import ApiError
 from drone_ft.local.prompt import ChatRequest
 
 
+class Token(Protocol):
+    """A token of an answer, with the likeliest ones at its place as (text, logprob)."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def likeliest(self) -> Sequence[tuple[str, float]]: ...
+
+
 class Answer(Protocol):
     """What an engine makes of one request: calls as (name, arguments as JSON text), or text."""
 
@@ -27,6 +38,8 @@ class Answer(Protocol):
     def prompt_tokens(self) -> int: ...
     @property
     def completion_tokens(self) -> int: ...
+    @property
+    def logprobs(self) -> Sequence[Token] | None: ...
 
 
 class Engine(Protocol):

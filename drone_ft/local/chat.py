@@ -23,18 +23,16 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MOST_TOOLS = 128
 MOST_CHOICES = 16
+MOST_LOGPROBS = 20
 LARGEST_COUNT = 1_000_000_000
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
     "logit_bias": (None, {}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "modalities": (None, ["text"]),
     "moderation": (None,),
     "prediction": (None,),
-    "response_format": (None, {"type": "text"}),
     "web_search_options": (None,),
 }
 """What the engine cannot do, with the values that ask for nothing; any other value is refused, not ignored."""
@@ -56,6 +54,11 @@ class Chat:
         """Whether the answer may be a call, which is only known once it is complete."""
         return bool(self.choices[0].callable)
 
+    @property
+    def streams_text(self) -> bool:
+        """Whether the answer can be told while it is written."""
+        return self.stream and not self.calls_possible and self.choices[0].logprobs is None
+
 
 def read_chat(body: Json) -> Chat:
     """The request in `body`; ApiError 400 says what is wrong with it, in the API's words."""
@@ -75,6 +78,8 @@ def read_chat(body: Json) -> Chat:
         "tools": tools,
         "tool_choice": _older_choice(body, tools) if older else _tool_choice(body, tools),
         "parallel": not older and _parallel(body, tools),
+        "schema": _schema(body.get("response_format")),
+        "logprobs": _logprobs(body),
         **_sampling(body),
     }
     stream = api.flag(body, "stream")
@@ -105,6 +110,38 @@ def _sampling(body: Json) -> Json:
         "stop": _stop(body.get("stop")),
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _schema(value: object) -> Json | None:
+    """What `response_format` asks an answer in text to fit."""
+    if value is None or value == {"type": "text"}:
+        return None
+    if not isinstance(value, dict):
+        raise api.wrong_type("response_format", "an object", value)
+    if value.get("type") == "json_object":
+        return {"type": "object"}
+    if value.get("type") != "json_schema":
+        message = f"Invalid value: {str(value.get('type'))[:50]!r}. Supported values are: 'text', 'json_object', "
+        raise bad(f"{message}'json_schema'.", "response_format.type", "invalid_value")
+    name, wanted = "response_format.json_schema", value.get("json_schema")
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("schema"), dict):
+        raise api.wrong_type(f"{name}.schema", "an object", wanted.get("schema") if isinstance(wanted, dict) else None)
+    if not NAME.fullmatch(str(wanted.get("name", ""))):
+        message = f"Invalid '{name}.name': expected 1 to 64 letters, digits, '_' or '-'."
+        raise bad(message, f"{name}.name", "invalid_value")
+    if trouble := _schema_trouble(json.dumps(wanted["schema"])):
+        raise bad(f"Invalid schema for response_format: {trouble}.", f"{name}.schema", "invalid_json_schema")
+    schema: Json = wanted["schema"]
+    return schema
+
+
+def _logprobs(body: Json) -> int | None:
+    top = api.whole(body, "top_logprobs", 0, MOST_LOGPROBS)
+    if api.flag(body, "logprobs"):
+        return top or 0
+    if top:
+        raise bad("'top_logprobs' is only allowed when 'logprobs' is enabled.", "top_logprobs", "invalid_value")
+    return None
 
 
 def _stop(value: object) -> tuple[str, ...] | None:

@@ -33,6 +33,15 @@ class UnknownModel(WeightsError):
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of an answer: its text, the natural logarithm of its chance, and the likeliest tokens at its place."""
+
+    text: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """One answer: calls as (name, arguments as JSON text), or text."""
 
@@ -41,6 +50,7 @@ class Answer:
     finish_reason: str  # "tool_calls", "stop" or "length"
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[Token, ...] | None = None  # of the text's tokens, when they were asked for
 
 
 @dataclass
@@ -54,6 +64,7 @@ class _Row:
     unread: list[int]
     budget: int
     written: list[int] = field(default_factory=list)
+    told: list[Token] = field(default_factory=list)  # of what is written, when it was asked for
     finish: str | None = None
 
 
@@ -209,7 +220,8 @@ class Engine:
         if made:
             text, finish = "", "tool_calls"
         tokens = len(row.prompt.prefix_ids) + len(row.prompt.ids)
-        return Answer(tuple(made), text, finish, tokens, len(row.written))
+        told = None if made or row.request.logprobs is None else tuple(row.told[: len(row.written)])
+        return Answer(tuple(made), text, finish, tokens, len(row.written), told)
 
     def _text(self, row: _Row) -> str:
         text = str(self._tokenizer.decode(row.written, skip_special_tokens=True))
@@ -266,6 +278,8 @@ class Engine:
             if token in ends:
                 row.finish = "stop"
                 continue
+            if row.request.logprobs is not None:
+                row.told.append(self._token(token, scores, row.request.logprobs))
             row.written.append(token)
             row.unread.append(token)
             if row.matcher is not None:
@@ -273,6 +287,15 @@ class Engine:
             self._force(row)
             if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
                 row.finish = "stop"
+
+    def _token(self, token: int, scores: Any, likeliest: int) -> Token:
+        """What to tell of a chosen token; among what the grammar admits, as it was chosen."""
+        chances = scores.log_softmax(-1)
+        best = [(self._piece(int(other)), float(chances[other])) for other in chances.topk(likeliest).indices]
+        return Token(self._piece(token), float(chances[token]), tuple(pair for pair in best if pair[1] > -1e9))
+
+    def _piece(self, token: int) -> str:
+        return str(self._tokenizer.decode([token]))
 
     def _tail(self, row: _Row) -> str:
         """The last few words of an answer, enough to see a stop sequence end."""
@@ -310,6 +333,8 @@ class Engine:
                 row.matcher.consume_tokens(forced)
                 row.written += forced
                 row.unread += forced
+                if row.request.logprobs is not None:
+                    row.told += [Token(self._piece(token), 0.0, ((self._piece(token), 0.0),)) for token in forced]
             if row.matcher.is_stopped():
                 row.finish = "stop"
         if row.finish is None and len(row.written) >= row.budget:

@@ -84,28 +84,50 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def grammar(request: ChatRequest, writing: Writing) -> str | None:
     """The llguidance grammar of the answer, None where any text will do. Raises PromptError."""
+    wanted = json.dumps(request.schema) if request.schema is not None else ""
     tools, choice = list(request.callable), request.tool_choice
     if not tools:
-        return None
+        return _compile_text(wanted) if wanted else None
     if isinstance(choice, dict):
         tools = [tool for tool in tools if function_of(tool)["name"] == choice.get("name")]
         if not tools:
             raise PromptError(
                 f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
             )
-    return _compile(json.dumps(tools), writing, choice == "auto", request.parallel)
+    return _compile(json.dumps(tools), writing, choice == "auto", request.parallel, wanted)
 
 
 @lru_cache(maxsize=32)
-def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool) -> str:
-    """A Lark grammar: one call (or several), or else text that does not begin like one."""
+def _compile_text(wanted: str) -> str:
+    """A grammar of JSON text that fits a schema."""
+    import llguidance
+
+    compiled = str(llguidance.LLMatcher.grammar_from_lark(f"start: %json {_fitting(wanted)}\n"))
+    if trouble := _trouble(compiled):
+        message = f"The schema of response_format cannot be enforced here: {trouble}. Leave that keyword out."
+        raise PromptError(message, "response_format")
+    return compiled
+
+
+def _fitting(wanted: str) -> str:
+    """A schema with the blanks people write; at its root, so that its $defs are found."""
+    return json.dumps(json.loads(wanted) | {"x-guidance": _spacing("json")})
+
+
+@lru_cache(maxsize=32)
+def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool, wanted: str) -> str:
+    """A Lark grammar: one call (or several), or else text that does not begin like one, or that fits a schema."""
     import llguidance
 
     functions = [function_of(tool) for tool in json.loads(tools_json)]
-    start = "calls | /\\s*[^{\\s](.|\\n)*/" if text_allowed else "calls"
+    text = "/\\s*[^{\\s](.|\\n)*/"
+    if wanted and text_allowed:
+        _compile_text(wanted)
+        text = f"%json {_fitting(wanted)}"
+    start = "calls | text" if text_allowed else "calls"
     many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
     schemas = [_call_schema(function) for function in functions]
-    lark = f"start: {start}\n{many}\ncall: %json {_json_rule(schemas, writing)}\n"
+    lark = f"start: {start}\ntext: {text}\n{many}\ncall: %json {_json_rule(schemas, writing)}\n"
     compiled = str(llguidance.LLMatcher.grammar_from_lark(lark))
     if _trouble(compiled):
         for function, schema in zip(functions, schemas, strict=True):
@@ -118,9 +140,12 @@ def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bo
 
 
 def _json_rule(schemas: list[dict[str, Any]], writing: Writing) -> str:
+    return json.dumps({"anyOf": schemas, "x-guidance": _spacing(writing)})
+
+
+def _spacing(writing: Writing) -> dict[str, Any]:
     item, key = SEPARATORS[writing]
-    options = {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
-    return json.dumps({"anyOf": schemas, "x-guidance": options})
+    return {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
 
 
 def _trouble(compiled: str) -> str:

@@ -45,6 +45,8 @@ class ChatRequest:
     top_p: float | None = None
     seed: int | None = None
     stop: Sequence[str] = ()
+    schema: dict[str, Any] | None = None  # what an answer in text must fit; None: any text
+    logprobs: int | None = None  # how many likeliest tokens to tell at each place beside the chosen one
 
     @property
     def callable(self) -> Sequence[Tool]:

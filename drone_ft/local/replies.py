@@ -32,7 +32,7 @@ def completion(chat: Chat, answers: Sequence[Answer]) -> Json:
         Choice.construct(
             index=index,
             message=ChatCompletionMessage.construct(**_message(answer, chat.older)),
-            logprobs=None,
+            logprobs=_logprobs(answer),
             finish_reason=_finish(answer, chat.older),
         )
         for index, answer in enumerate(answers)
@@ -95,7 +95,7 @@ def answer_events(chat: Chat, answers: Sequence[Answer]) -> Iterator[str]:
     chunk = _Chunk(chat)
     for index, answer in enumerate(answers):
         message = _message(answer, chat.older)
-        yield chunk(index, {"role": "assistant", "content": message["content"]})
+        yield chunk(index, {"role": "assistant", "content": message["content"]}, logprobs=_logprobs(answer))
         for delta in _call_deltas(message):
             yield chunk(index, delta)
         yield chunk(index, {}, _finish(answer, chat.older))
@@ -136,9 +136,9 @@ class _Chunk:
             "model": chat.model,
         }
 
-    def __call__(self, index: int, delta: Json, finish: str | None = None) -> str:
+    def __call__(self, index: int, delta: Json, finish: str | None = None, logprobs: Json | None = None) -> str:
         choice = ChunkChoice.construct(
-            index=index, delta=ChoiceDelta.construct(**delta), finish_reason=finish, logprobs=None
+            index=index, delta=ChoiceDelta.construct(**delta), finish_reason=finish, logprobs=logprobs
         )
         return self._event([choice], {"usage": None} if self._usage_asked else {})
 
@@ -185,6 +185,22 @@ def _call_deltas(message: Json) -> Iterator[Json]:
 
 def _cut(text: str) -> Iterator[str]:
     return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+
+
+def _logprobs(answer: Answer) -> Json | None:
+    """The chances of a text's tokens in the API's shape; null for calls, and where nobody asked."""
+    if answer.logprobs is None:
+        return None
+    content = [
+        {**_token(token.text, token.logprob), "top_logprobs": [_token(*other) for other in token.likeliest]}
+        for token in answer.logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(text: str, logprob: float) -> Json:
+    broken = "\ufffd" in text  # a part of a letter
+    return {"token": text, "logprob": logprob, "bytes": None if broken else list(text.encode())}
 
 
 def _finish(answer: Answer, older: bool) -> str:

@@ -109,7 +109,7 @@ class Routes:
 
     async def _streamed(self, chat: Chat) -> Response:
         # The answer, or its first piece, is awaited before the reply begins: a refusal can still be a status then.
-        if chat.calls_possible:
+        if not chat.streams_text:
             answers = await self._answers(chat)
             return _event_stream(replies.answer_events(chat, answers))
         texts = [replies.Text(self.batcher, chat.model, choice) for choice in chat.choices]

@@ -103,6 +103,49 @@ def _unsplit(prompt: Any) -> Any:
     return replace(prompt, prefix="", prefix_ids=(), ids=prompt.prefix_ids + prompt.ids)
 
 
+PLACE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}, "rank": {"$ref": "#/$defs/rank"}},
+    "required": ["city", "rank"],
+    "additionalProperties": False,
+    "$defs": {"rank": {"type": "integer", "minimum": 1, "maximum": 9}},
+}
+
+
+@pytest.mark.parametrize("changes", [{"tools": ()}, {"tool_choice": "none"}, {"tool_choice": "auto"}])
+def test_text_fits_the_schema_that_is_asked_for(engine: Engine, changes: dict[str, Any]) -> None:
+    requests = [ask(words, schema=PLACE, temperature=1.0, seed=seed, **changes) for seed, words in enumerate(WORDS)]
+    texts = [answer.text for answer in engine.answer("tiny", requests) if not answer.calls]
+    for text in texts:
+        Draft202012Validator(PLACE).validate(json.loads(text))
+    assert texts or changes == {"tool_choice": "auto"}
+
+
+def test_a_schema_that_cannot_be_enforced_is_named(engine: Engine) -> None:
+    with pytest.raises(PromptError, match="propertyNames") as caught:
+        engine.answer("tiny", [ask("hello", tools=(), schema={"type": "object", "propertyNames": {}})])
+    assert caught.value.param == "response_format"
+
+
+def test_chances_of_tokens_are_told_when_asked_for(engine: Engine) -> None:
+    free, forced, call = engine.answer(
+        "tiny",
+        [
+            ask("hello", tools=(), logprobs=3, max_tokens=6),
+            ask("hello", tools=(), logprobs=0, schema={"type": "object", "properties": {"a": {"const": 1}},
+                "required": ["a"], "additionalProperties": False}),
+            ask("hello", logprobs=3),
+        ],
+    )  # fmt: skip
+    assert free.logprobs is not None and len(free.logprobs) == free.completion_tokens
+    for token in free.logprobs:
+        assert token.logprob <= 0 and len(token.likeliest) == 3
+        assert (token.text, token.logprob) == token.likeliest[0]  # at temperature 0 the likeliest is chosen
+    assert "".join(token.text for token in free.logprobs) == free.text
+    assert forced.logprobs is not None and all(token.logprob == 0 for token in forced.logprobs)
+    assert call.logprobs is None
+
+
 def test_forced_tokens_are_not_asked_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
     read = reading.Packed.read

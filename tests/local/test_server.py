@@ -47,6 +47,7 @@ class FakeAnswer:
     finish_reason: str = "stop"
     prompt_tokens: int = 7
     completion_tokens: int = 3
+    logprobs: object = None
 
 
 class FakeEngine:
@@ -217,6 +218,14 @@ def test_sampling_settings_reach_the_engine(server):
     assert second.seed == 5
 
 
+def test_a_wanted_schema_reaches_the_engine(server):
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "place", "strict": True, "schema": schema}}
+    for given, expected in ((wanted, schema), ({"type": "json_object"}, {"type": "object"}), ({"type": "text"}, None)):
+        server.client.chat.completions.create(model=BASE, messages=HELLO, response_format=given)
+        assert server.engine.requests[-1].schema == expected
+
+
 def test_a_conversation_with_results_of_calls_comes_in_todays_shape(server):
     call = {"id": "c1", "type": "function", "function": {"name": "land_drone", "arguments": "{}"}}
     server.client.chat.completions.create(
@@ -340,8 +349,23 @@ BAD_CHATS = [
     ({"stop": [1]}, 400, "invalid_type", "stop"),
     ({"stream": "yes"}, 400, "invalid_type", "stream"),
     ({"stream_options": {}}, 400, None, "stream_options"),
-    ({"logprobs": True}, 400, "unsupported_value", "logprobs"),
-    ({"response_format": {"type": "json_object"}}, 400, "unsupported_value", "response_format"),
+    ({"logprobs": "yes"}, 400, "invalid_type", "logprobs"),
+    ({"top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, 400, "integer_above_max_value", "top_logprobs"),
+    ({"response_format": "json"}, 400, "invalid_type", "response_format"),
+    ({"response_format": {"type": "xml"}}, 400, "invalid_value", "response_format.type"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        400,
+        "invalid_type",
+        "response_format.json_schema.schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}},
+        400,
+        "invalid_json_schema",
+        "response_format.json_schema.schema",
+    ),
     ({"temprature": 1}, 400, "unknown_parameter", "temprature"),
     ({"tools": []}, 400, "empty_array", "tools"),
     ({"tools": [{"type": "custom"}]}, 400, "invalid_value", "tools[0].type"),
