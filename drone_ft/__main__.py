@@ -93,6 +93,18 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a tuned model as a folder for transformers, and as GGUF for Ollama where that is possible."""
+    from drone_ft.endpoints import workspace
+    from drone_ft.local.engine import Engine
+    from drone_ft.local.export import export as write
+
+    folder = workspace() / "engine"
+    for path in write(options.model, Engine(folder / "models", jobs_dir=folder / "jobs"), options.out):
+        print(path)
+    return 0
+
+
 def tune(options: argparse.Namespace) -> int:
     """Fine-tune on a JSONL file, wait, print the tuned model's id."""
     from drone_ft import dataset, endpoints, fine_tuning, pipeline
@@ -277,6 +289,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("tune", "evaluate"):
         verbs.choices[name].add_argument("--base-url", metavar="U", help="another server (its key: OPENAI_API_KEY)")
         verbs.choices[name].add_argument("--json", action="store_true")
+    one = verb(export, "write a tuned model as a folder for transformers, and as GGUF for Ollama")
+    one.add_argument("model", metavar="MODEL", help="the tuned model's id, ft:…")
+    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     one = verb(demo, "the whole pipeline on the default catalog, ending on the verdict")
     one.add_argument("--epochs", type=int, choices=range(1, 51), metavar="N")
     one.add_argument("--seed", type=int, default=0, metavar="S")

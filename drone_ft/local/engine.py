@@ -103,6 +103,17 @@ class Engine:
         """Whether a model answers under this id: one of `models`, or a checkpoint of a job."""
         return model_id in self.models() or model_id in self._checkpoints()
 
+    def settings(self, model_id: str) -> Settings:
+        """What a tuned model remembers of its training. Raises UnknownModel, for the base model too."""
+        found = self._read_settings(self._folder(model_id))
+        assert found is not None
+        return found
+
+    def whole(self, model_id: str) -> tuple[Any, Any]:
+        """A tuned model with its adapter merged in, and the tokenizer. Raises UnknownModel, WeightsError."""
+        with self._lock:
+            return _merged(self._load_base().model, self._folder(model_id), model_id), self._tokenizer
+
     def forget(self, model_id: str) -> None:
         """Drop a tuned model from memory, for instance before its folder is deleted."""
         with self._lock:

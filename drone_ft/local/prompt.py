@@ -101,13 +101,25 @@ def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
     if tuned is not None and tuned.form != "full" and _is_known(request, system, tuned):
-        return turns_form(tokenizer, turns) if tuned.form == "turns" else full_form(tokenizer, tuned.system, turns, [])
+        return _known_form(tokenizer, tuned, turns)
     return full_form(tokenizer, system, turns, request.tools)
 
 
 def writing_of(tuned: Settings | None) -> Writing:
     """How a tuned model, or the base model (None), writes its calls."""
     return tuned.calls if tuned else "json"
+
+
+def _known_form(tokenizer: Any, tuned: Settings, turns: list[dict[str, str]]) -> tuple[str, str]:
+    return turns_form(tokenizer, turns) if tuned.form == "turns" else full_form(tokenizer, tuned.system, turns, [])
+
+
+def around(tokenizer: Any, tuned: Settings) -> tuple[str, str]:
+    """What a tuned model reads before and after a single request, asked with the system prompt and tools it knows."""
+    mark = "REQUEST"
+    prefix, text = _known_form(tokenizer, tuned, [{"role": "user", "content": mark}])
+    before, _, after = (prefix + text).rpartition(mark)
+    return before, after
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
