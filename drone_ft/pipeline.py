@@ -9,6 +9,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -20,7 +24,7 @@ from drone_ft import dataset, endpoints, evaluation, fine_tuning, permutations, 
 from drone_ft.catalog import Catalog, default_catalog
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, EndpointUnavailable
+from drone_ft.errors import DatasetError, DroneFTError, EndpointError, EndpointRefused, EndpointUnavailable
 from drone_ft.evaluation import Case, Report
 from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
@@ -106,7 +110,30 @@ def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "
     _evaluate(store, progress, client, catalog, cases, asked, named)
 
 
-KINDS: dict[str, Callable[..., None]] = {"demo": demo, "write": write, "tune": tune, "evaluate": evaluate}
+def export(store: Store, progress: Progress, model: str) -> None:
+    """Write a tuned model of this computer as a folder others can load; result: model, folder."""
+    progress.plan(("export", "Write the model's files"))
+    folder = store.folder / "exports" / re.sub(r"[^\w.-]+", "-", model.split(":", 3)[-1])
+    with progress.step("export") as step:
+        if not folder.exists():  # it is moved there when it is whole
+            # in a process of its own: what loads weights stays out of this one
+            command = [sys.executable, "-m", "drone_ft", "export", model, "--out", str(folder)]
+            environment = {**os.environ, "DRONE_FT_WORKSPACE": str(store.folder)}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                said = done.stderr.strip().splitlines()
+                raise DroneFTError(said[-1] if said else "The model could not be exported, and nothing said why.")
+        step.note(str(folder))
+    progress.remember(model=model, folder=str(folder))
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "write": write,
+    "tune": tune,
+    "evaluate": evaluate,
+    "export": export,
+}
 
 
 def base_model(client: openai.OpenAI) -> str:

@@ -1,20 +1,39 @@
-"""How a model writes calls, `{"name": "f", "arguments": {"a": 1}}` one a line, and how they are read back.
+"""How a model writes calls, and how they are read back.
 
-A base model is asked for "json", with blanks as people write it. Models learn "compact", without: what need not be read
-costs no time, in learning or in answering. Those that earlier versions taught go on with blanks.
+- JSON: `{"name": "f", "arguments": {"a": 1}}`, one a line: what a base model is asked for whose chat template knows no tools;
+- its own way, found in its chat template, where that knows tools: it has learnt that from many examples;
+- COMPACT: JSON without blanks, what models learn here: what need not be read costs no time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 Tool = dict[str, Any]
-Writing = Literal["json", "compact"]
 
-SEPARATORS: dict[Writing, tuple[str, str]] = {"json": (", ", ": "), "compact": (",", ":")}
-"""What stands between items and behind keys."""
+
+@dataclass(frozen=True)
+class Writing:
+    """What stands around a call's name and arguments, and between calls (None: only one can be made)."""
+
+    before: str
+    between: str
+    after: str
+    joint: str | None = "\n"
+    separators: tuple[str, str] = (", ", ": ")  # what stands between items and behind keys
+
+    def call(self, name: str, arguments: Any) -> str:
+        """One call."""
+        written = json.dumps(arguments, ensure_ascii=False, separators=self.separators)
+        return f"{self.before}{name}{self.between}{written}{self.after}"
+
+
+JSON = Writing('{"name": "', '", "arguments": ', "}")
+COMPACT = Writing('{"name":"', '","arguments":', "}", separators=(",", ":"))
 
 
 def function_of(tool: Tool) -> dict[str, Any]:
@@ -30,12 +49,11 @@ def function_of(tool: Tool) -> dict[str, Any]:
 def write(calls: Sequence[dict[str, Any]], tools: Sequence[Tool], writing: Writing) -> str:
     """Calls ({"name", "arguments": JSON text}) as the model writes them, arguments in the order of their schema."""
     schemas = _schemas(tools)
-    lines = []
+    written = []
     for call in calls:
         arguments = _in_order(json.loads(call.get("arguments") or "{}"), schemas.get(call["name"], {}))
-        whole = {"name": call["name"], "arguments": arguments}
-        lines.append(json.dumps(whole, ensure_ascii=False, separators=SEPARATORS[writing]))
-    return "\n".join(lines)
+        written.append(writing.call(call["name"], arguments))
+    return (writing.joint or "\n").join(written)
 
 
 def _in_order(value: Any, schema: dict[str, Any]) -> Any:
@@ -47,20 +65,21 @@ def _in_order(value: Any, schema: dict[str, Any]) -> Any:
     return known | {name: item for name, item in value.items() if name not in known}
 
 
-def read(text: str, tools: Sequence[Tool]) -> list[tuple[str, str]]:
+def read(text: str, tools: Sequence[Tool], writing: Writing) -> list[tuple[str, str]]:
     """The calls written in an answer as (name, arguments as JSON text); [] when it is plain text."""
     schemas, decoder = _schemas(tools), json.JSONDecoder()
+    before, after = writing.before.lstrip(), writing.after.rstrip()
     found, rest = [], text.strip()
     while rest:
+        name, mark, rest = rest.removeprefix(before).partition(writing.between)
         try:
-            call, end = decoder.raw_decode(rest)
+            arguments, end = decoder.raw_decode(rest)
         except ValueError:
             return []
-        if not isinstance(call, dict) or call.get("name") not in schemas:
+        if not mark or name not in schemas or not rest.startswith(after, end):
             return []
-        arguments = _unique(call.get("arguments") or {}, schemas[call["name"]])
-        found.append((str(call["name"]), json.dumps(arguments, ensure_ascii=False)))
-        rest = rest[end:].strip()
+        found.append((name, json.dumps(_unique(arguments, schemas[name]), ensure_ascii=False)))
+        rest = rest[end + len(after) :].strip().removeprefix((writing.joint or "").strip()).strip()
     return found
 
 
@@ -80,3 +99,39 @@ def _unique(value: Any, schema: Any) -> Any:
         items = [_unique(item, schema.get("items")) for item in value]
         return [x for at, x in enumerate(items) if x not in items[:at]] if schema.get("uniqueItems") else items
     return value
+
+
+# A model's own way
+
+
+@lru_cache(maxsize=8)
+def own(tokenizer: Any) -> Writing | None:
+    """How a model's chat template writes calls; None where it knows no tools, or no grammar could hold to its way."""
+    name, arguments = "some_function", {"first": 1, "second": 2}
+    tools = [{"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object"}}}]
+    call = {"type": "function", "id": "abcdefghi", "function": {"name": name, "arguments": arguments}}
+
+    def answer(calls: int) -> str:
+        """What the template writes for an answer of so many calls, "" where it refuses."""
+        asked = [{"role": "user", "content": "?"}]
+        made = {"role": "assistant", "content": "", "tool_calls": [call] * calls}
+        try:
+            before = _render(tokenizer, asked, tools, reply=True)
+            whole = _render(tokenizer, [*asked, made], tools, reply=False)
+        except Exception:  # a template may raise whatever it likes
+            return ""
+        known = name in before and whole.startswith(before)
+        return whole[len(before) :].split(tokenizer.eos_token)[0] if known else ""
+
+    one, two = answer(1), answer(2)
+    for separators in ((", ", ": "), (",", ":")):
+        before, _, rest = one.partition(name)
+        between, mark, after = rest.partition(json.dumps(arguments, separators=separators))
+        if mark and between and not any(token in before + between + after for token in tokenizer.all_special_tokens):
+            is_pair = two.startswith(one) and two.endswith(one)
+            return Writing(before, between, after, two[len(one) : -len(one)] if is_pair else None, separators)
+    return None
+
+
+def _render(tokenizer: Any, messages: list[Any], tools: list[Tool], *, reply: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=reply))

@@ -18,6 +18,7 @@ from typing import Any
 
 from drone_ft.errors import WeightsError
 from drone_ft.local import calls, packing, reading, weights
+from drone_ft.local.calls import Writing
 from drone_ft.local.grammar import Grammars
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
 
@@ -58,6 +59,7 @@ class _Row:
     """One request on its way: `unread` tokens the model has yet to read, `written` those of the answer."""
 
     request: ChatRequest
+    writing: Writing
     prompt: Prompt
     matcher: Any
     generator: Any
@@ -218,15 +220,16 @@ class Engine:
                 "model can read. Send fewer or shorter messages.",
                 "messages",
             )
-        matcher = self._grammars.matcher(request, writing_of(loaded.settings))
+        writing = writing_of(self._tokenizer, loaded.settings)
+        matcher = self._grammars.matcher(request, writing)
         generator = torch.Generator().manual_seed(request.seed or 0)
-        row = _Row(request, prompt, matcher, generator, list(prompt.ids), min(budget, room))
+        row = _Row(request, writing, prompt, matcher, generator, list(prompt.ids), min(budget, room))
         self._force(row)
         return row
 
     def _answer(self, row: _Row) -> Answer:
         text = self._text(row)
-        made = calls.read(text, row.request.callable)
+        made = calls.read(text, row.request.callable, row.writing)
         finish = row.finish or "stop"
         if made:
             text, finish = "", "tool_calls"

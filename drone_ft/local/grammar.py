@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from drone_ft.errors import CatalogError
-from drone_ft.local.calls import SEPARATORS, Writing, function_of
+from drone_ft.local.calls import JSON, Writing, function_of
 from drone_ft.local.prompt import ChatRequest, PromptError
 from drone_ft.schema import variants
 
@@ -111,7 +112,7 @@ def _compile_text(wanted: str) -> str:
 
 def _fitting(wanted: str) -> str:
     """A schema with the blanks people write; at its root, so that its $defs are found."""
-    return json.dumps(json.loads(wanted) | {"x-guidance": _spacing("json")})
+    return json.dumps(json.loads(wanted) | {"x-guidance": _spacing(JSON)})
 
 
 @lru_cache(maxsize=32)
@@ -120,31 +121,38 @@ def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bo
     import llguidance
 
     functions = [function_of(tool) for tool in json.loads(tools_json)]
-    text = "/\\s*[^{\\s](.|\\n)*/"
-    if wanted and text_allowed:
-        _compile_text(wanted)
-        text = f"%json {_fitting(wanted)}"
-    start = "calls | text" if text_allowed else "calls"
-    many = f'calls: call ("\\n" call){{0,{MAX_CALLS - 1}}}' if parallel else "calls: call"
-    schemas = [_call_schema(function) for function in functions]
-    lark = f"start: {start}\ntext: {text}\n{many}\ncall: %json {_json_rule(schemas, writing)}\n"
+    more = parallel and writing.joint is not None
+    many = f"call ({_literal(writing.joint or '')}call){{0,{MAX_CALLS - 1}}}" if more else "call"
+    rules = [_call_rule(function, writing) for function in functions]
+    lark = f"start: {many}{' | text' if text_allowed else ''}\ncall: {' | '.join(rules)}\n"
+    if text_allowed and wanted:
+        _compile_text(wanted)  # says what is wrong with it alone
+        lark += f"text: %json {_fitting(wanted)}\n"
+    elif text_allowed:
+        lark += f"text: TEXT\nTEXT: /\\s*[^\\s](.|\\n)*/ & ~/\\s*{_beginning(functions, writing)}(.|\\n)*/\n"
     compiled = str(llguidance.LLMatcher.grammar_from_lark(lark))
     if _trouble(compiled):
-        for function, schema in zip(functions, schemas, strict=True):
-            rule = _json_rule([schema], writing)
-            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: %json {rule}\n"))
+        for function, rule in zip(functions, rules, strict=True):
+            trouble = _trouble(llguidance.LLMatcher.grammar_from_lark(f"start: {rule}\n"))
             if trouble:
                 raise _not_enforceable(function["name"], trouble)
         raise _not_enforceable("together", _trouble(compiled))
     return compiled
 
 
-def _json_rule(schemas: list[dict[str, Any]], writing: Writing) -> str:
-    return json.dumps({"anyOf": schemas, "x-guidance": _spacing(writing)})
+def _beginning(functions: list[dict[str, Any]], writing: Writing) -> str:
+    """What no text may begin with, as a regular expression: a call's first letter, or a function's whole name."""
+    names = "|".join(re.escape(function["name"]) for function in functions)
+    return re.escape(writing.before.lstrip()[:1]) or f"({names}){re.escape(writing.between[:1])}"
+
+
+def _literal(text: str) -> str:
+    """A Lark literal, with the blank behind it that separates it from the next."""
+    return f"{json.dumps(text, ensure_ascii=False)} " if text else ""
 
 
 def _spacing(writing: Writing) -> dict[str, Any]:
-    item, key = SEPARATORS[writing]
+    item, key = writing.separators
     return {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
 
 
@@ -164,20 +172,15 @@ def _not_enforceable(name: str, trouble: str) -> PromptError:
     )
 
 
-def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
+def _call_rule(function: dict[str, Any], writing: Writing) -> str:
+    """The Lark rule of a function's calls."""
     try:
         arguments = [_closed(variant) for variant in variants(function["parameters"])]
     except CatalogError as error:
         raise _not_enforceable(function["name"], str(error)) from error
-    return {
-        "type": "object",
-        "properties": {
-            "name": {"const": function["name"]},
-            "arguments": arguments[0] if len(arguments) == 1 else {"anyOf": arguments},
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
+    schema = json.dumps({"anyOf": arguments, "x-guidance": _spacing(writing)})
+    beginning = _literal(f"{writing.before}{function['name']}{writing.between}")
+    return f"{beginning}%json {schema} {_literal(writing.after)}"
 
 
 def _closed(schema: Any) -> Any:

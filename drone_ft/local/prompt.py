@@ -1,7 +1,8 @@
 """From a chat request to what the model reads.
 
 Forms of one request:
-- full: the request's system prompt, then every function as one signature line, then the conversation;
+- full: the request's system prompt, the functions, the conversation: as the model's chat template shows functions, or
+  where it knows none, each as one signature line;
 - turns: only the conversation, for a model tuned on rows that all shared one system prompt and one list of tools, asked
   with the very same ones. It has learnt what they say; reading them again would take many times the tokens;
 - short: the same with the system prompt, for models tuned by earlier versions.
@@ -17,7 +18,7 @@ from typing import Any
 
 from drone_ft.errors import DroneFTError
 from drone_ft.local import calls
-from drone_ft.local.calls import Tool, Writing, function_of
+from drone_ft.local.calls import COMPACT, JSON, Tool, Writing, function_of
 
 Message = dict[str, Any]
 
@@ -66,7 +67,7 @@ class Settings:
     created: int = 0
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    calls: Writing = "json"
+    calls: str = "json"  # how it writes them: "json", "compact", or "own", as the base model does
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -96,18 +97,23 @@ def build(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
 
 def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> tuple[str, str]:
     """(prefix, text) of a request; training reads exactly what answering reads. Raises PromptError."""
-    messages = [plain_message(message, request.tools, writing_of(tuned)) for message in request.messages]
+    writing = writing_of(tokenizer, tuned)
+    messages = [plain_message(message, request.tools, writing) for message in request.messages]
     if not messages:
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
     if tuned is not None and tuned.form != "full" and _is_known(request, system, tuned):
         return _known_form(tokenizer, tuned, turns)
+    if request.tools and writing == calls.own(tokenizer):
+        return _after(tokenizer, [{"role": "system", "content": system}] if system else [], turns, request.tools)
     return full_form(tokenizer, system, turns, request.tools)
 
 
-def writing_of(tuned: Settings | None) -> Writing:
+def writing_of(tokenizer: Any, tuned: Settings | None) -> Writing:
     """How a tuned model, or the base model (None), writes its calls."""
-    return tuned.calls if tuned else "json"
+    if tuned is None or tuned.calls == "own":
+        return calls.own(tokenizer) or JSON
+    return COMPACT if tuned.calls == "compact" else JSON
 
 
 def _known_form(tokenizer: Any, tuned: Settings, turns: list[dict[str, str]]) -> tuple[str, str]:
@@ -170,9 +176,9 @@ def split_system(messages: list[dict[str, str]]) -> tuple[str, list[dict[str, st
 def turns_form(tokenizer: Any, turns: list[dict[str, str]]) -> tuple[str, str]:
     """(prefix, text) of the turns alone, after an empty system prompt: without one, some templates add their own."""
     try:
-        return _after(tokenizer, "", turns)
+        return _after(tokenizer, [{"role": "system", "content": ""}], turns)
     except PromptError:  # a template that knows no system prompt
-        return "", _render(tokenizer, turns, reply=True)
+        return _after(tokenizer, [], turns)
 
 
 def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: Sequence[Tool]) -> tuple[str, str]:
@@ -180,23 +186,27 @@ def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: S
     parts = [system] if system else []
     if tools:
         parts.append(_INSTRUCTION.format(lines="\n".join(signature(tool) for tool in tools)))
-    return _after(tokenizer, "\n\n".join(parts), turns) if parts else ("", _render(tokenizer, turns, reply=True))
+    return _after(tokenizer, [{"role": "system", "content": "\n\n".join(parts)}] if parts else [], turns)
 
 
-def _after(tokenizer: Any, system: str, turns: list[dict[str, str]]) -> tuple[str, str]:
-    """(prefix, text) of turns after a system prompt."""
-    opening = [{"role": "system", "content": system}]
-    whole = _render(tokenizer, opening + turns, reply=True)
+def _after(
+    tokenizer: Any, opening: list[dict[str, str]], turns: list[dict[str, str]], tools: Sequence[Tool] = ()
+) -> tuple[str, str]:
+    """(prefix, text) of turns after a system prompt, if there is one, and tools the chat template is to show."""
+    whole = _render(tokenizer, opening + turns, tools, reply=True)
+    if not opening:
+        return "", whole
     try:
-        prefix = _render(tokenizer, opening, reply=False)
+        prefix = _render(tokenizer, opening, tools, reply=False)
     except PromptError:  # a template that wants a user's turn: nothing to share, only slower
         return "", whole
     return (prefix, whole[len(prefix) :]) if whole.startswith(prefix) else ("", whole)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, reply: bool) -> str:
+def _render(tokenizer: Any, messages: list[dict[str, str]], tools: Sequence[Tool], *, reply: bool) -> str:
+    shown = [{"type": "function", "function": function_of(tool)} for tool in tools] or None
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
+        text = tokenizer.apply_chat_template(messages, tools=shown, tokenize=False, add_generation_prompt=reply)
     except Exception as error:
         raise PromptError(f"The model's chat template refuses these messages: {error}", "messages") from error
     return str(text)

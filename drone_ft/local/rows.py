@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import DatasetError
+from drone_ft.local.calls import JSON
 from drone_ft.local.grammar import Grammars
 from drone_ft.local.prompt import (
     ChatRequest,
@@ -19,6 +20,7 @@ from drone_ft.local.prompt import (
     split_system,
     texts,
     tools_key,
+    writing_of,
 )
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -149,7 +151,7 @@ def shared(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def _system(row: Row) -> str:
-    return split_system([plain_message(message, row.tools, "json") for message in row.messages])[0]
+    return split_system([plain_message(message, row.tools, JSON) for message in row.messages])[0]
 
 
 def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: Grammars | None = None) -> list[Sample]:
@@ -164,10 +166,11 @@ def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: 
         request = ChatRequest(row.messages[:place], row.tools, "required", parallel=row.parallel)
         try:
             prefix, text = texts(tokenizer, request, settings)
-            content = plain_message(message, row.tools, settings.calls)["content"]
+            writing = writing_of(tokenizer, settings)
+            content = plain_message(message, row.tools, writing)["content"]
             before = encode(tokenizer, text)
             answer = _answer(tokenizer, text, before, content)
-            places = grammars.open_places(request, settings.calls, answer) if grammars else None
+            places = grammars.open_places(request, writing, answer) if grammars else None
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
         read = encode(tokenizer, prefix) + before

@@ -115,7 +115,7 @@ def read_data(folder: Path, rows: list[Row], job: JobFile, model: Any, tokenizer
         form=form,
         tools_key=key,
         system=system,
-        calls="compact",
+        calls="compact" if form == "turns" else "own",
         created=int(time.time()),
         hyperparameters={
             "n_epochs": job.epochs,

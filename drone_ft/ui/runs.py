@@ -17,12 +17,13 @@ _ICONS = {
     "failed": ":red[:material/cancel:]",
     "waiting": ":gray[:material/radio_button_unchecked:]",
 }
-_NAMES = {"demo": "The demo", "write": "Writing examples", "tune": "Fine-tuning", "evaluate": "The evaluation"}
+_NAMES = {"demo": "The demo", "write": "Writing examples", "tune": "Fine-tuning", "evaluate": "The evaluation", "export": "The export"}
 _PLACES = {
     "demo": "pages/home.py",
     "write": "pages/examples.py",
     "tune": "pages/fine_tune.py",
     "evaluate": "pages/evaluate.py",
+    "export": "pages/fine_tune.py",
 }
 
 
@@ -75,7 +76,7 @@ def steps(run: work.Run) -> None:
 
 def sidebar_status() -> None:
     """What is under way, in the sidebar of every page."""
-    run = under_way("demo", "tune", "evaluate", "write")
+    run = under_way("demo", "tune", "evaluate", "write", "export")
     if run:
         with st.sidebar:
             st.fragment(_status, run_every="3s")(run.id)

@@ -119,13 +119,44 @@ def past(watched: work.Run | None) -> None:
     job = jobs[picked[0]] if picked and picked[0] < len(jobs) else jobs[0]
     whole = session.store().job(job.id)
     points = fine_tuning.loss_curve(whole.events if whole else [])
-    st.markdown(f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}")
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.markdown(
+            f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}", width="content"
+        )
+        if job.tuned_model:
+            runs.start_button(
+                "Export",
+                "export",
+                lambda: {"model": job.tuned_model},
+                f"tuning.export.{job.id}",
+                icon=":material/drive_file_move:",
+                disabled=runs.under_way("export") is not None,
+                help="Write the whole model into a folder: for transformers, and as GGUF with a Modelfile for Ollama. "
+                "About 0.8 GB.",
+            )
+    _exported(job)
     if job.status == "failed":
         st.error(words.escape(job.message or "This training failed and left no word why."), icon=":material/error:")
     if points:
         runs.loss(points, f"tuning.loss.{job.id}")
     else:
         st.caption("It ended before anything was measured." if job.is_over else "Nothing was measured yet.")
+
+
+def _exported(job: Job) -> None:
+    """The export of a job's model: under way, done, or why not."""
+    run = session.store().latest_run("export")
+    if run is None or run.settings.get("model") != job.tuned_model or not job.tuned_model:
+        return
+    if run.is_under_way:
+        runs.watch(run)
+    elif run.status == "done":
+        folder = run.result["folder"]
+        st.success("Exported to this folder:", icon=":material/folder:")
+        st.code(folder, language=None)
+        st.caption("In Ollama: `ollama create my-model -f Modelfile`, run in that folder.")
+    elif run.status == "failed":
+        st.error(words.escape(run.error or "The export failed and left no word why."), icon=":material/error:")
 
 
 def _row(job: Job) -> dict[str, Any]:

@@ -59,6 +59,10 @@ for epoch in (1, 2):
             time.sleep(0.05)
 (folder / "result.csv").write_text("step,train_loss\n1,1.0\n2,0.5\n")
 output = Path(order["output_dir"])
-output.mkdir(parents=True)
 used = {"n_epochs": 2, "batch_size": 1, "learning_rate_multiplier": 1.0}
-(output / "settings.json").write_text(json.dumps({"id": order["output_model"], "hyperparameters": used}))
+made = folder / f"made-{os.getpid()}"
+made.mkdir()
+(made / "settings.json").write_text(json.dumps({"id": order["output_model"], "hyperparameters": used}))
+output.parent.mkdir(parents=True, exist_ok=True)
+if not output.exists():
+    made.rename(output)

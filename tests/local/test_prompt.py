@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from drone_ft.local import calls, grammar, prompt
-from drone_ft.local.calls import Writing
+from drone_ft.local.calls import COMPACT, JSON, Writing
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings
-from tests.local.tiny import TEMPLATE, make_tiny_model
+from tests.local.tiny import KNOWS_TOOLS, TEMPLATE, make_tiny_model
 
 CONDITIONAL: dict[str, Any] = {
     "type": "object",
@@ -71,7 +71,7 @@ def vocabulary(tokenizer: Any) -> Any:
     return llguidance.hf.from_tokenizer(tokenizer)
 
 
-def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str, writing: Writing = "json") -> bool:
+def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str, writing: Writing = JSON) -> bool:
     import llguidance
 
     matcher = llguidance.LLMatcher(vocabulary, grammar.grammar(request, writing))
@@ -127,17 +127,25 @@ def test_tool_choice_decides_what_is_admitted(
     assert admits(vocabulary, tokenizer, replace(ASK, **changes), text) is allowed
 
 
-@pytest.mark.parametrize("writing", ["json", "compact"])
-def test_blanks_are_admitted_only_where_a_model_writes_them(vocabulary: Any, tokenizer: Any, writing: Writing) -> None:
+HERMES = Writing('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+
+
+@pytest.mark.parametrize("writing", [JSON, COMPACT, HERMES])
+def test_calls_are_admitted_only_as_a_model_writes_them(vocabulary: Any, tokenizer: Any, writing: Writing) -> None:
     made = {"name": "camera", "arguments": '{"duration": 3, "mode": "video"}'}
-    for other in ("json", "compact"):
-        text = calls.write([made], TOOLS, other)
-        assert admits(vocabulary, tokenizer, ASK, text, writing) is (other == writing)
+    several = replace(ASK, parallel=True)
+    for other in (JSON, COMPACT, HERMES):
+        for number, request in ((1, ASK), (2, several), (2, ASK)):
+            text = calls.write([made] * number, TOOLS, other)
+            fits = other == writing and (number == 1 or request is several)
+            assert admits(vocabulary, tokenizer, request, text, writing) is fits
+    assert admits(vocabulary, tokenizer, replace(ASK, tool_choice="auto"), "Sure.", writing)
+    assert not admits(vocabulary, tokenizer, replace(ASK, tool_choice="auto"), writing.before + "fly", writing)
 
 
 def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
-    assert grammar.grammar(replace(ASK, tool_choice="none"), "json") is None
-    assert grammar.grammar(replace(ASK, tools=[], tool_choice="auto"), "compact") is None
+    assert grammar.grammar(replace(ASK, tool_choice="none"), JSON) is None
+    assert grammar.grammar(replace(ASK, tools=[], tool_choice="auto"), COMPACT) is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_no_grammar_without_tools_or_when_calls_are_forbidden() -> None:
 def test_what_cannot_be_asked_is_named(tokenizer: Any, request_: ChatRequest, param: str, words: str) -> None:
     with pytest.raises(PromptError) as caught:
         prompt.build(tokenizer, request_)
-        grammar.grammar(request_, "json")
+        grammar.grammar(request_, JSON)
     assert caught.value.param == param
     assert words in str(caught.value)
 
@@ -201,8 +209,8 @@ def test_a_template_that_knows_no_system_prompt_still_serves_a_tuned_model(token
 @pytest.mark.parametrize(
     ("writing", "text"),
     [
-        ("json", call("home", coordinates={"latitude": 1, "longitude": 2})),
-        ("compact", '{"name":"home","arguments":{"coordinates":{"latitude":1,"longitude":2}}}'),
+        (JSON, call("home", coordinates={"latitude": 1, "longitude": 2})),
+        (COMPACT, '{"name":"home","arguments":{"coordinates":{"latitude":1,"longitude":2}}}'),
     ],
 )
 def test_calls_are_written_in_the_schemas_order(writing: Writing, text: str) -> None:
@@ -219,29 +227,64 @@ def test_calls_are_written_in_the_schemas_order(writing: Writing, text: str) -> 
     ],
 )
 def test_every_shape_of_message_becomes_text(message: dict[str, Any], content: str) -> None:
-    assert prompt.plain_message(message, TOOLS, "json")["content"] == content
+    assert prompt.plain_message(message, TOOLS, JSON)["content"] == content
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("writing", "text", "found"),
     [
-        (call("takeoff", altitude=5), [("takeoff", '{"altitude": 5}')]),
-        ('{"name":"takeoff","arguments":{"altitude":5}}', [("takeoff", '{"altitude": 5}')]),
-        (call("reject") + "\n" + call("reject"), [("reject", "{}"), ("reject", "{}")]),
-        ('{"name": "takeoff", "argum', []),
-        (call("unknown"), []),
-        ("Hello!", []),
-        ("[1]", []),
+        (JSON, call("takeoff", altitude=5), [("takeoff", '{"altitude": 5}')]),
+        (JSON, call("reject") + "\n" + call("reject"), [("reject", "{}"), ("reject", "{}")]),
+        (JSON, '{"name": "takeoff", "argum', []),
+        (JSON, call("unknown"), []),
+        (JSON, "Hello!", []),
+        (JSON, "[1]", []),
+        (COMPACT, '{"name":"takeoff","arguments":{"altitude":5}}', [("takeoff", '{"altitude": 5}')]),
+        (HERMES, HERMES.call("reject", {}) + "\n" + HERMES.call("reject", {}), [("reject", "{}"), ("reject", "{}")]),
+        (HERMES, HERMES.call("reject", {})[:-3], []),
     ],
 )
-def test_answers_are_read_as_calls_or_left_as_text(text: str, found: list[tuple[str, str]]) -> None:
-    assert calls.read(text, TOOLS) == found
+def test_answers_are_read_as_calls_or_left_as_text(
+    writing: Writing, text: str, found: list[tuple[str, str]]
+) -> None:
+    assert calls.read(text, TOOLS, writing) == found
+
+
+NAMED = "{{- call.function.name + '(' + call.function.arguments | tojson + ')' }}"
+
+
+def calling(how: str) -> str:
+    """A template that knows tools and writes calls otherwise."""
+    start, end = "{{- '<tool_call>", "</tool_call>' }}"
+    return KNOWS_TOOLS[: KNOWS_TOOLS.index(start)] + how + KNOWS_TOOLS[KNOWS_TOOLS.index(end) + len(end) :]
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (KNOWS_TOOLS, HERMES),
+        (calling("{% if not loop.first %}{{ raise_exception('one') }}{% endif %}" + NAMED), Writing("", "(", ")", None)),
+        (calling("{{- call.function.name + '(first=1)' }}"), None),
+        (calling("{{- '<|im_start|>' }}" + NAMED), None),  # no grammar writes special tokens
+        (KNOWS_TOOLS[KNOWS_TOOLS.index("{%- for") :], None),  # shows no tools
+        (TEMPLATE, None),
+    ],
+)
+def test_a_models_own_way_to_call_is_found_in_its_chat_template(
+    tokenizer: Any, template: str, found: Writing | None
+) -> None:
+    knowing = copy.deepcopy(tokenizer)
+    knowing.chat_template = template
+    assert calls.own(knowing) == found
+    built = prompt.build(knowing, ASK)
+    assert ("takeoff(altitude" in built.prefix) is (found is None)
+    assert ('"takeoff"' in built.prefix + built.text) is (found is not None)
 
 
 def test_lists_that_want_each_item_once_get_it() -> None:
     items = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     tools = [tool("f", {"type": "object", "properties": {"x": items}})]
-    assert grammar.grammar(replace(ASK, tools=tools), "json")
+    assert grammar.grammar(replace(ASK, tools=tools), JSON)
     assert calls.read(call("f", x=["a", "b", "a"]), tools) == [("f", '{"x": ["a", "b"]}')]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from drone_ft.local.grammar import Grammars
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import ChatRequest
 from tests.local.test_prompt import TOOLS, tool
-from tests.local.tiny import make_tiny_model
+from tests.local.tiny import make_other_model, make_tiny_model
 
 SYSTEM = {"role": "system", "content": "You fly."}
 PAIRS = [
@@ -78,8 +79,19 @@ def losses(folder: Path) -> list[float]:
     return [e["data"]["train_loss"] for e in events(folder) if e["message"].startswith("Step")]
 
 
-def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> None:
-    folder = make_job(tmp_path / "job", model, n_epochs=24, learning_rate_multiplier=4)
+@pytest.mark.parametrize(
+    ("make", "lines", "form", "calls"),
+    [
+        (make_tiny_model, ROWS, "turns", "compact"),
+        (make_other_model, ROWS, "turns", "compact"),
+        (make_other_model, [*ROWS, {**row("look up", "reject", {}), "tools": TOOLS[1:]}], "full", "own"),
+    ],
+)
+def test_it_learns_a_handful_of_rows_by_heart(
+    tmp_path: Path, make: Callable[[Path], Path], lines: list[Any], form: str, calls: str
+) -> None:
+    model = make(tmp_path / "tiny")
+    folder = make_job(tmp_path / "job", model, lines, n_epochs=24, learning_rate_multiplier=4)
     (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert training.main([str(folder)]) == 0
     seen = losses(folder)
@@ -92,7 +104,7 @@ def test_it_learns_a_handful_of_rows_by_heart(model: Path, tmp_path: Path) -> No
     assert [(a.calls[0][0], json.loads(a.calls[0][1])) for a in answers] == [(n, args) for _, n, args in PAIRS]
     (path,) = (tmp_path / "models").glob("*/settings.json")
     settings = json.loads(path.read_text("utf-8"))
-    assert (settings["base"], settings["form"], settings["system"]) == ("tiny", "turns", "You fly.")
+    assert (settings["base"], settings["form"], settings["calls"]) == ("tiny", form, calls)
 
 
 def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path, tmp_path: Path) -> None:

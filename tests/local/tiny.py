@@ -1,4 +1,4 @@
-"""A tiny random model with a real tokenizer and chat template: everything but sense, in a second."""
+"""Tiny random models with a real tokenizer and chat template: everything but sense, in a second."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# Shows tools, and writes calls, as Qwen's and Hermes' templates do.
+KNOWS_TOOLS = """{% if tools %}{{ '<|im_start|>tools\\n' + tools | tojson + '<|im_end|>\\n' }}{% endif %}
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content or '') }}
+{%- for call in m.tool_calls or [] %}{% if not loop.first %}{{ '\\n' }}{% endif %}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson }}
+{{- '}\\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 WORDS = (
     "take off to fifteen metres land now turn the lights on fly forward ten metres come back home drone camera photo "
     'name arguments altitude direction distance mode speed {"name": "takeoff_drone", "arguments": {"altitude": 15}} '
@@ -44,6 +51,32 @@ def make_tiny_model(folder: Path, seed: int = 0) -> Path:
     model = LlamaForCausalLM(config)
     model.model.norm.weight.data.fill_(5.0)  # or no answer could ever be given with confidence
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_other_model(folder: Path) -> Path:
+    """The same in another structure: GPT-NeoX, with biases, one matrix for q, k and v, layers in parallel, untied
+    embeddings, and a template that knows tools."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer()
+    tokenizer.chat_template = KNOWS_TOOLS
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.1,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
