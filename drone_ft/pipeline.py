@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -119,10 +120,19 @@ def export(store: Store, progress: Progress, model: str) -> None:
             # in a process of its own: what loads weights stays out of this one
             command = [sys.executable, "-m", "drone_ft", "export", model, "--out", str(folder)]
             environment = {**os.environ, "DRONE_FT_WORKSPACE": str(store.folder)}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-            if done.returncode:
-                said = done.stderr.strip().splitlines()
-                raise DroneFTError(said[-1] if said else "The model could not be exported, and nothing said why.")
+            with tempfile.TemporaryFile("w+") as said:
+                child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
+                try:
+                    while child.poll() is None:
+                        progress.check()
+                        time.sleep(0.2)
+                finally:
+                    child.terminate()
+                    child.wait()
+                if child.returncode:
+                    said.seek(0)
+                    last = said.read().strip().splitlines()[-1:]
+                    raise DroneFTError(last[0] if last else "The export ended without a word. Try again.")
         step.note(str(folder))
     progress.remember(model=model, folder=str(folder))
 
@@ -221,7 +231,9 @@ def catch_up(store: Store) -> None:
             try:
                 # A job of the list has no events; with those it has, only the new ones are fetched.
                 store.save_job(fine_tuning.refresh(client, store.job(job.id) or job))
-            except EndpointRefused:
+            except EndpointRefused as error:
+                if error.status != 404:
+                    raise
                 lost = "The server no longer knows this training. Start it again."
                 store.save_job(dataclasses.replace(job, status="failed", message=lost, seconds_left=None))
 

@@ -1,8 +1,8 @@
 """How a model writes calls, and how they are read back.
 
-- JSON: `{"name": "f", "arguments": {"a": 1}}`, one a line: what a base model is asked for whose chat template knows no tools;
+- JSON: `{"name": "f", "arguments": {"a": 1}}`, one a line: a base model whose chat template knows no tools is told so;
 - its own way, found in its chat template, where that knows tools: it has learnt that from many examples;
-- COMPACT: JSON without blanks, what models learn here: what need not be read costs no time.
+- COMPACT: JSON without blanks, learnt here from rows that share their tools: what need not be read costs no time.
 """
 
 from __future__ import annotations
@@ -123,11 +123,14 @@ def own(tokenizer: Any) -> Writing | None:
         known = name in before and whole.startswith(before)
         return whole[len(before) :].split(tokenizer.eos_token)[0] if known else ""
 
+    if not tokenizer.eos_token:
+        return None
+    special = [*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)]
     one, two = answer(1), answer(2)
     for separators in ((", ", ": "), (",", ":")):
         before, _, rest = one.partition(name)
         between, mark, after = rest.partition(json.dumps(arguments, separators=separators))
-        if mark and between and not any(token in before + between + after for token in tokenizer.all_special_tokens):
+        if mark and between and not any(token in before + between + after for token in special):
             is_pair = two.startswith(one) and two.endswith(one)
             return Writing(before, between, after, two[len(one) : -len(one)] if is_pair else None, separators)
     return None

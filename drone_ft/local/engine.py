@@ -234,8 +234,15 @@ class Engine:
         if made:
             text, finish = "", "tool_calls"
         tokens = len(row.prompt.prefix_ids) + len(row.prompt.ids)
-        told = None if made or row.request.logprobs is None else tuple(row.told[: len(row.written)])
+        told = None if made or row.request.logprobs is None else tuple(self._told(row, len(text)))
         return Answer(tuple(made), text, finish, tokens, len(row.written), told)
+
+    def _told(self, row: _Row, letters: int) -> list[Token]:
+        """The tokens of an answer's text, without those a stop sequence cut off."""
+        told = row.told[: len(row.written)]
+        while told and len(self._tokenizer.decode(row.written[: len(told)], skip_special_tokens=True)) > letters:
+            told.pop()
+        return told
 
     def _text(self, row: _Row) -> str:
         text = str(self._tokenizer.decode(row.written, skip_special_tokens=True))

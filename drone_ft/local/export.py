@@ -10,24 +10,23 @@ from typing import Any
 
 from drone_ft.errors import WeightsError
 from drone_ft.local.engine import Engine
-from drone_ft.local.prompt import Settings, around
+from drone_ft.local.prompt import Settings, around, opening_of
 
 GGUF, MODELFILE = "model.gguf", "Modelfile"
-_ONLY_TURNS = (
-    "{%- set turns = [{'role': 'system', 'content': SYSTEM}]"
-    " + (messages | rejectattr('role', 'equalto', 'system') | list) -%}{%- set messages = turns -%}"
-)
+_ONLY_TURNS = "{%- set messages = OPENING + (messages | rejectattr('role', 'equalto', 'system') | list) -%}"
 
 
 def export(model_id: str, engine: Engine, out: Path) -> list[Path]:
     """Write a tuned model into the new folder `out`; the files written. Raises UnknownModel, WeightsError, OSError.
 
     The weights are whole (float32, safetensors) and the chat template shows the model what it was trained to read, so
-    `AutoModelForCausalLM.from_pretrained(out)` answers as here, where no grammar changes an answer. A model whose base
+    `AutoModelForCausalLM.from_pretrained(out)` answers as here, where no grammar changes an answer. A Llama whose base
     came as GGUF is also written as GGUF (float16), with an Ollama Modelfile.
     """
     if out.exists() and any(out.iterdir()):
         raise WeightsError(f"The folder {out} is not empty. Name a new one for the exported model.")
+    if model_id == engine.source.name:
+        raise WeightsError(f"{model_id} is the base model, and only tuned ones are exported. Name one, ft:…")
     settings = engine.settings(model_id)
     if settings.form == "full":
         raise WeightsError(
@@ -39,7 +38,7 @@ def export(model_id: str, engine: Engine, out: Path) -> list[Path]:
     made = Path(tempfile.mkdtemp(prefix=".exporting-", dir=out.parent))
     try:
         _write_folder(model, tokenizer, settings, made)
-        if engine.source.kind == "gguf":
+        if engine.source.kind == "gguf" and model.config.model_type == "llama":
             _write_gguf(model, Path(engine.source.location), made / GGUF)
             (made / MODELFILE).write_text(_modelfile(tokenizer, settings), "utf-8")
         if out.exists():
@@ -51,11 +50,15 @@ def export(model_id: str, engine: Engine, out: Path) -> list[Path]:
 
 
 def _write_folder(model: Any, tokenizer: Any, settings: Settings, folder: Path) -> None:
-    system = settings.system if settings.form == "short" else ""
-    model.generation_config.do_sample = False
+    from transformers import GenerationConfig
+
+    known = model.generation_config  # without a base's settings for sampling: it was trained for one right answer
+    ends = {key: getattr(known, f"{key}_token_id") for key in ("bos", "eos", "pad")}
+    model.generation_config = GenerationConfig(**{f"{key}_token_id": value for key, value in ends.items()})
     model.save_pretrained(folder)
     own = tokenizer.chat_template
-    tokenizer.chat_template = _ONLY_TURNS.replace("SYSTEM", json.dumps(system, ensure_ascii=False)) + own
+    opening = json.dumps(opening_of(tokenizer, settings), ensure_ascii=False)
+    tokenizer.chat_template = _ONLY_TURNS.replace("OPENING", opening) + own
     try:
         tokenizer.save_pretrained(folder)
     finally:
@@ -90,8 +93,11 @@ def _write_gguf(model: Any, source: Path, path: Path) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     found = {names.get_name(name, (".weight",)): (name, tensor) for name, tensor in model.state_dict().items()}
     for tensor in reader.tensors:
+        if tensor.name not in found:  # such as rope_freqs: never learnt
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+            continue
         name, values = found[tensor.name]
-        array = values.float().numpy()
+        array = values.float().cpu().numpy()
         for part, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
             if part in name:
                 array = _paired(array, heads)

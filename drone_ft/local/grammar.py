@@ -112,7 +112,17 @@ def _compile_text(wanted: str) -> str:
 
 def _fitting(wanted: str) -> str:
     """A schema with the blanks people write; at its root, so that its $defs are found."""
-    return json.dumps(json.loads(wanted) | {"x-guidance": _spacing(JSON)})
+    return json.dumps(_finite(json.loads(wanted)) | {"x-guidance": _spacing(JSON)})
+
+
+def _finite(schema: Any) -> Any:
+    """The same schema with numbers of so many digits and no more."""
+    if isinstance(schema, list):
+        return [_finite(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    finite = {key: value if key in ("enum", "const") else _finite(value) for key, value in schema.items()}
+    return finite | ({"multipleOf": FINEST} if schema.get("type") == "number" and "multipleOf" not in schema else {})
 
 
 @lru_cache(maxsize=32)

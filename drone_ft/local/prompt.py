@@ -120,6 +120,16 @@ def _known_form(tokenizer: Any, tuned: Settings, turns: list[dict[str, str]]) ->
     return turns_form(tokenizer, turns) if tuned.form == "turns" else full_form(tokenizer, tuned.system, turns, [])
 
 
+def opening_of(tokenizer: Any, tuned: Settings) -> list[dict[str, str]]:
+    """The messages a tuned model reads before every conversation: a system prompt, where its template knows one."""
+    opening = [{"role": "system", "content": tuned.system if tuned.form == "short" else ""}]
+    try:
+        _render(tokenizer, [*opening, {"role": "user", "content": "?"}], (), reply=True)
+    except PromptError:
+        return []
+    return opening
+
+
 def around(tokenizer: Any, tuned: Settings) -> tuple[str, str]:
     """What a tuned model reads before and after a single request, asked with the system prompt and tools it knows."""
     mark = "REQUEST"

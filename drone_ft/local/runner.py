@@ -91,6 +91,8 @@ class Runner:
                 raise api.bad(
                     f"Job {id} has already {job.status}; there is nothing to cancel.", None, "job_not_under_way"
                 )
+            if job.status == PAUSED:  # it may have ended well just as it was paused
+                shutil.rmtree(self._trained(job), ignore_errors=True)
             job = self._jobs.change(id, status="cancelled", finished_at=int(time.time()))
         self._jobs.tell(job, "The job was cancelled.")
         return job
@@ -112,7 +114,8 @@ class Runner:
             job = self._jobs.get(id)
             if job.status != PAUSED:
                 raise api.bad(f"Job {id} is {job.status}; only a paused job can be resumed.", None, "job_not_paused")
-            ready = (self._jobs.folder(job) / "job.json").exists()  # written when its files were found good
+            wanted = ["train.jsonl", *(["validation.jsonl"] if job.validation_file else [])]
+            ready = all((self._jobs.folder(job) / name).exists() for name in wanted)  # copied once found good
             job = self._jobs.change(id, status="queued" if ready else "validating_files")
         self._jobs.tell(job, "The job was resumed.")
         return job

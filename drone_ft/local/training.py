@@ -386,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         training.run()
     except WorkCancelled:
-        training.journal.write("Cancelled", level="warn")
+        training.journal.write("Stopped", level="warn")
         return CANCELLED
     except Exception as error:
         return _fail(folder, training, known(error))

@@ -17,7 +17,13 @@ _ICONS = {
     "failed": ":red[:material/cancel:]",
     "waiting": ":gray[:material/radio_button_unchecked:]",
 }
-_NAMES = {"demo": "The demo", "write": "Writing examples", "tune": "Fine-tuning", "evaluate": "The evaluation", "export": "The export"}
+_NAMES = {
+    "demo": "The demo",
+    "write": "Writing examples",
+    "tune": "Fine-tuning",
+    "evaluate": "The evaluation",
+    "export": "The export",
+}
 _PLACES = {
     "demo": "pages/home.py",
     "write": "pages/examples.py",

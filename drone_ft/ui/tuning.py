@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -131,8 +132,7 @@ def past(watched: work.Run | None) -> None:
                 f"tuning.export.{job.id}",
                 icon=":material/drive_file_move:",
                 disabled=runs.under_way("export") is not None,
-                help="Write the whole model into a folder: for transformers, and as GGUF with a Modelfile for Ollama. "
-                "About 0.8 GB.",
+                help="Write the whole model into a folder, for transformers and (the default model) for Ollama: 0.8 GB.",
             )
     _exported(job)
     if job.status == "failed":
@@ -154,7 +154,8 @@ def _exported(job: Job) -> None:
         folder = run.result["folder"]
         st.success("Exported to this folder:", icon=":material/folder:")
         st.code(folder, language=None)
-        st.caption("In Ollama: `ollama create my-model -f Modelfile`, run in that folder.")
+        if (Path(folder) / "Modelfile").exists():
+            st.caption("For Ollama, run `ollama create my-model -f Modelfile` in that folder.")
     elif run.status == "failed":
         st.error(words.escape(run.error or "The export failed and left no word why."), icon=":material/error:")
 
