@@ -154,10 +154,13 @@ def _system(row: Row) -> str:
     return split_system([plain_message(message, row.tools, JSON) for message in row.messages])[0]
 
 
-def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: Grammars | None = None) -> list[Sample]:
+def samples(
+    tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: Grammars | None = None, *, whole: bool = False
+) -> list[Sample]:
     """One sample for each answer with weight 1. Raises DatasetError for one of more than `limit` tokens.
 
-    With `grammars` the targets are only the tokens that the grammar leaves to the model when it answers.
+    With `grammars` the targets are only the tokens that the grammar leaves to the model when it answers, unless the
+    `whole` answer is wanted. Tools that no grammar can enforce are refused either way.
     """
     found = []
     for place, message in enumerate(row.messages):
@@ -171,6 +174,7 @@ def samples(tokenizer: Any, row: Row, settings: Settings, limit: int, grammars: 
             before = encode(tokenizer, text)
             answer = _answer(tokenizer, text, before, content)
             places = grammars.open_places(request, writing, answer) if grammars else None
+            places = None if whole else places
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
         read = encode(tokenizer, prefix) + before

@@ -38,6 +38,7 @@ RANK, ALPHA, DROPOUT = 16, 32, 0.0
 FROZEN = 0.34  # share of the layers, from below, that are not learnt: a sixth less time
 PACK_TOKENS = 800  # read in one pass: enough for fast matrix products, few enough to stay under 3 GB
 WHOLE = 16  # one answer in so many is learnt to its end, so that it is also right where no grammar holds it
+LEAST_WHOLE = 32  # as many are, if there are: a few would not teach that a call, not text, is wanted
 WARM_UP = 0.06  # share of all steps
 MIN_EXAMPLES = 10
 MEASURED = 60  # examples of the validation file measured each time, at most: enough for a curve
@@ -124,10 +125,11 @@ def read_data(folder: Path, rows: list[Row], job: JobFile, model: Any, tokenizer
             "seed": job.seed,
         },
     )
+    whole = max(1, min(WHOLE, len(rows) // LEAST_WHOLE))
     train = [
         sample
         for number, row in enumerate(rows)
-        for sample in samples(tokenizer, row, settings, limit, grammars if number % WHOLE else None)
+        for sample in samples(tokenizer, row, settings, limit, grammars, whole=number % whole == 0)
     ]
     if not train:
         raise DatasetError("Every assistant message has weight 0, so there is nothing to learn. Set some to 1.")

@@ -121,9 +121,7 @@ def past(watched: work.Run | None) -> None:
     whole = session.store().job(job.id)
     points = fine_tuning.loss_curve(whole.events if whole else [])
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.markdown(
-            f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}", width="content"
-        )
+        st.markdown(f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}", width="content")
         if job.tuned_model:
             runs.start_button(
                 "Export",
@@ -132,7 +130,7 @@ def past(watched: work.Run | None) -> None:
                 f"tuning.export.{job.id}",
                 icon=":material/drive_file_move:",
                 disabled=runs.under_way("export") is not None,
-                help="Write the whole model into a folder, for transformers and (the default model) for Ollama: 0.8 GB.",
+                help="Write the whole model into a folder, for transformers and (the default model) Ollama: 0.8 GB.",
             )
     _exported(job)
     if job.status == "failed":

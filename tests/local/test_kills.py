@@ -26,9 +26,7 @@ class Killable:
         command = [sys.executable, "-m", "tests.local.fake_server", str(workspace)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         port = int(self.process.stdout.readline())
-        self.client = openai.OpenAI(
-            base_url=f"http://127.0.0.1:{port}/v1", api_key="local", max_retries=0, timeout=30
-        )
+        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="local", max_retries=0, timeout=30)
 
     def kill(self, trainer_too: bool) -> None:
         """SIGKILL, also to the training under way where that is asked for."""

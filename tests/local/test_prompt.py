@@ -244,12 +244,11 @@ def test_every_shape_of_message_becomes_text(message: dict[str, Any], content: s
         (HERMES, HERMES.call("reject", {})[:-3], []),
     ],
 )
-def test_answers_are_read_as_calls_or_left_as_text(
-    writing: Writing, text: str, found: list[tuple[str, str]]
-) -> None:
+def test_answers_are_read_as_calls_or_left_as_text(writing: Writing, text: str, found: list[tuple[str, str]]) -> None:
     assert calls.read(text, TOOLS, writing) == found
 
 
+ALONE = "{% if not loop.first %}{{ raise_exception('one') }}{% endif %}"
 NAMED = "{{- call.function.name + '(' + call.function.arguments | tojson + ')' }}"
 
 
@@ -263,7 +262,10 @@ def calling(how: str) -> str:
     ("template", "found"),
     [
         (KNOWS_TOOLS, HERMES),
-        (calling("{% if not loop.first %}{{ raise_exception('one') }}{% endif %}" + NAMED), Writing("", "(", ")", None)),
+        (
+            calling(ALONE + NAMED),
+            Writing("", "(", ")", None),
+        ),
         (calling("{{- call.function.name + '(first=1)' }}"), None),
         (calling("{{- '<|im_start|>' }}" + NAMED), None),  # no grammar writes special tokens
         (KNOWS_TOOLS[KNOWS_TOOLS.index("{%- for") :], None),  # shows no tools
@@ -285,7 +287,7 @@ def test_lists_that_want_each_item_once_get_it() -> None:
     items = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     tools = [tool("f", {"type": "object", "properties": {"x": items}})]
     assert grammar.grammar(replace(ASK, tools=tools), JSON)
-    assert calls.read(call("f", x=["a", "b", "a"]), tools) == [("f", '{"x": ["a", "b"]}')]
+    assert calls.read(call("f", x=["a", "b", "a"]), tools, JSON) == [("f", '{"x": ["a", "b"]}')]
 
 
 @pytest.mark.parametrize(

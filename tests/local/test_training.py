@@ -79,19 +79,10 @@ def losses(folder: Path) -> list[float]:
     return [e["data"]["train_loss"] for e in events(folder) if e["message"].startswith("Step")]
 
 
-@pytest.mark.parametrize(
-    ("make", "lines", "form", "calls"),
-    [
-        (make_tiny_model, ROWS, "turns", "compact"),
-        (make_other_model, ROWS, "turns", "compact"),
-        (make_other_model, [*ROWS, {**row("look up", "reject", {}), "tools": TOOLS[1:]}], "full", "own"),
-    ],
-)
-def test_it_learns_a_handful_of_rows_by_heart(
-    tmp_path: Path, make: Callable[[Path], Path], lines: list[Any], form: str, calls: str
-) -> None:
+@pytest.mark.parametrize(("make", "epochs"), [(make_tiny_model, 24), (make_other_model, 40)])
+def test_it_learns_a_handful_of_rows_by_heart(tmp_path: Path, make: Callable[[Path], Path], epochs: int) -> None:
     model = make(tmp_path / "tiny")
-    folder = make_job(tmp_path / "job", model, lines, n_epochs=24, learning_rate_multiplier=4)
+    folder = make_job(tmp_path / "job", model, n_epochs=epochs, learning_rate_multiplier=4)
     (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert training.main([str(folder)]) == 0
     seen = losses(folder)
@@ -104,7 +95,7 @@ def test_it_learns_a_handful_of_rows_by_heart(
     assert [(a.calls[0][0], json.loads(a.calls[0][1])) for a in answers] == [(n, args) for _, n, args in PAIRS]
     (path,) = (tmp_path / "models").glob("*/settings.json")
     settings = json.loads(path.read_text("utf-8"))
-    assert (settings["base"], settings["form"], settings["calls"]) == ("tiny", form, calls)
+    assert (settings["base"], settings["form"], settings["calls"]) == ("tiny", "turns", "compact")
 
 
 def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path, tmp_path: Path) -> None:
@@ -212,7 +203,7 @@ def test_the_process_is_cancelled_by_sigterm_and_goes_on_when_started_again(mode
     wait_for(folder, "Step 6/", child)
     child.send_signal(signal.SIGTERM)
     assert child.wait(30) == training.CANCELLED
-    assert events(folder)[-1]["message"] == "Cancelled"
+    assert events(folder)[-1]["message"] == "Stopped"
     assert not (folder / "error.json").exists()
     assert not (tmp_path / "models" / "job").exists()
     child = start(folder)
@@ -316,6 +307,20 @@ def read(
 def test_what_the_libraries_say_becomes_a_code_and_a_sentence(error: Exception, code: str, said: str) -> None:
     known = training.known(error)
     assert training.failure_code(known) == code and said in training.failure_message(known)
+
+
+def test_a_model_whose_template_knows_tools_learns_rows_of_several_tools_in_its_own_way(tmp_path: Path) -> None:
+    model = make_other_model(tmp_path / "tiny")
+    lines = [*ROWS, {**row("look up", "reject", {}), "tools": TOOLS[1:]}]
+    assert training.main([str(make_job(tmp_path / "job", model, lines, n_epochs=1))]) == 0
+    engine = Engine(tmp_path / "models", weights.Source("tiny", str(model), "folder"))
+    for name in ("tiny", "ft:tiny:local:x:abcd"):
+        asked = ChatRequest([SYSTEM, {"role": "user", "content": "land"}], TOOLS[-1:], "required")
+        answer = engine.answer(name, [asked])[0]
+        assert answer.calls == (("reject", "{}"),)
+    (path,) = (tmp_path / "models").glob("*/settings.json")
+    settings = json.loads(path.read_text("utf-8"))
+    assert (settings["form"], settings["calls"]) == ("full", "own")
 
 
 def test_rows_that_share_everything_are_learnt_without_it_others_with_their_tools(
@@ -426,11 +431,16 @@ def test_open_targets_are_chosen_among_what_the_grammar_admits_as_when_answering
     assert float(learner.loss([sample])[0].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
-def test_a_row_in_so_many_is_learnt_to_its_end_and_what_is_told_is_of_the_others(model: Path, tmp_path: Path) -> None:
+def test_a_row_in_so_many_is_learnt_to_its_end_and_what_is_told_is_of_the_others(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_job(tmp_path / "job", model, [*ROWS, *ROWS])
     (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     loaded, tokenizer = weights.load(weights.Source("tiny", str(model), "folder"))
     lines = rows.read_rows(folder / "train.jsonl")
+    data = training.read_data(folder, lines, training.read_job(folder, 24), loaded, tokenizer)
+    assert not any(sample.is_open for sample in data.train), "so few must show that a call is wanted, not text"
+    monkeypatch.setattr(training, "LEAST_WHOLE", 1)
     data = training.read_data(folder, lines, training.read_job(folder, 24), loaded, tokenizer)
     assert [sample.is_open for sample in data.train] == [n % training.WHOLE != 0 for n in range(24)]
     assert data.valid[0].is_open

@@ -76,7 +76,9 @@ def make_other_model(folder: Path) -> Path:
         eos_token_id=2,
         initializer_range=0.1,
     )
-    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    model = GPTNeoXForCausalLM(config)
+    model.gpt_neox.final_layer_norm.weight.data.fill_(5.0)  # as above
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
