@@ -99,7 +99,7 @@ class Engine:
 
     def models(self) -> list[str]:
         """Ids of the base model and of every finished tuned model."""
-        return [self.source.name, *sorted(self._folders(self.models_dir.glob("*/settings.json")))]
+        return [self.source.name, *sorted(self._finished())]
 
     def has(self, model_id: str) -> bool:
         """Whether a model answers under this id: one of `models`, or a checkpoint of a job."""
@@ -121,6 +121,9 @@ class Engine:
         with self._lock:
             self._tuned.pop(model_id, None)
 
+    def _finished(self) -> dict[str, Path]:
+        return self._folders(self.models_dir.glob("*/settings.json"))
+
     def _checkpoints(self) -> dict[str, Path]:
         return self._folders(self.jobs_dir.glob("*/checkpoints/epoch-*/settings.json")) if self.jobs_dir else {}
 
@@ -141,7 +144,7 @@ class Engine:
             return None
 
     def _folder(self, model_id: str) -> Path:
-        folder = (self._folders(self.models_dir.glob("*/settings.json")) | self._checkpoints()).get(model_id)
+        folder = self._finished().get(model_id) or self._checkpoints().get(model_id)
         if folder is None:
             known = ", ".join(self.models())
             raise UnknownModel(f"There is no model {model_id!r} here; there is: {known}. Check the model's name.")

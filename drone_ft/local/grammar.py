@@ -115,16 +115,6 @@ def _fitting(wanted: str) -> str:
     return json.dumps(_finite(json.loads(wanted)) | {"x-guidance": _spacing(JSON)})
 
 
-def _finite(schema: Any) -> Any:
-    """The same schema with numbers of so many digits and no more."""
-    if isinstance(schema, list):
-        return [_finite(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    finite = {key: value if key in ("enum", "const") else _finite(value) for key, value in schema.items()}
-    return finite | ({"multipleOf": FINEST} if schema.get("type") == "number" and "multipleOf" not in schema else {})
-
-
 @lru_cache(maxsize=32)
 def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool, wanted: str) -> str:
     """A Lark grammar: one call (or several), or else text that does not begin like one, or that fits a schema."""
@@ -185,7 +175,7 @@ def _not_enforceable(name: str, trouble: str) -> PromptError:
 def _call_rule(function: dict[str, Any], writing: Writing) -> str:
     """The Lark rule of a function's calls."""
     try:
-        arguments = [_closed(variant) for variant in variants(function["parameters"])]
+        arguments = [_finite(_closed(variant)) for variant in variants(function["parameters"])]
     except CatalogError as error:
         raise _not_enforceable(function["name"], str(error)) from error
     schema = json.dumps({"anyOf": arguments, "x-guidance": _spacing(writing)})
@@ -208,6 +198,14 @@ def _closed(schema: Any) -> Any:
         properties = closed.get("properties") or {}
         closed["properties"] = {name: _closed(part) for name, part in properties.items()}
         closed.setdefault("additionalProperties", False)
-    if closed.get("type") == "number" and "multipleOf" not in closed:
-        closed["multipleOf"] = FINEST  # or a model that knows nothing writes digits until its room is full
     return closed
+
+
+def _finite(schema: Any) -> Any:
+    """The same schema with numbers of so many digits: a model that knows nothing writes them until its room is full."""
+    if isinstance(schema, list):
+        return [_finite(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    finite = {key: value if key in ("enum", "const") else _finite(value) for key, value in schema.items()}
+    return finite | ({"multipleOf": FINEST} if schema.get("type") == "number" and "multipleOf" not in schema else {})

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 from drone_ft.errors import DroneFTError
@@ -103,7 +104,7 @@ def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
         raise PromptError("The request has no messages; send at least one.", "messages")
     system, turns = split_system(messages)
     if tuned is not None and tuned.form != "full" and _is_known(request, system, tuned):
-        return _known_form(tokenizer, tuned, turns)
+        return _after(tokenizer, opening_of(tokenizer, tuned), turns)
     if request.tools and writing == calls.own(tokenizer):
         return _after(tokenizer, [{"role": "system", "content": system}] if system else [], turns, request.tools)
     return full_form(tokenizer, system, turns, request.tools)
@@ -116,24 +117,30 @@ def writing_of(tokenizer: Any, tuned: Settings | None) -> Writing:
     return COMPACT if tuned.calls == "compact" else JSON
 
 
-def _known_form(tokenizer: Any, tuned: Settings, turns: list[dict[str, str]]) -> tuple[str, str]:
-    return turns_form(tokenizer, turns) if tuned.form == "turns" else full_form(tokenizer, tuned.system, turns, [])
-
-
 def opening_of(tokenizer: Any, tuned: Settings) -> list[dict[str, str]]:
-    """The messages a tuned model reads before every conversation: a system prompt, where its template knows one."""
-    opening = [{"role": "system", "content": tuned.system if tuned.form == "short" else ""}]
+    """The messages a tuned model reads before every conversation: its system prompt, or else an empty one.
+
+    Without one some templates add their own; others know none.
+    """
+    if tuned.form == "short":
+        return [{"role": "system", "content": tuned.system}] if tuned.system else []
+    return [{"role": "system", "content": ""}] if _knows_system(tokenizer) else []
+
+
+@lru_cache(maxsize=8)
+def _knows_system(tokenizer: Any) -> bool:
+    """Whether a model's chat template takes a system prompt."""
     try:
-        _render(tokenizer, [*opening, {"role": "user", "content": "?"}], (), reply=True)
+        _render(tokenizer, [{"role": "system", "content": ""}, {"role": "user", "content": "?"}], (), reply=True)
     except PromptError:
-        return []
-    return opening
+        return False
+    return True
 
 
 def around(tokenizer: Any, tuned: Settings) -> tuple[str, str]:
     """What a tuned model reads before and after a single request, asked with the system prompt and tools it knows."""
     mark = "REQUEST"
-    prefix, text = _known_form(tokenizer, tuned, [{"role": "user", "content": mark}])
+    prefix, text = _after(tokenizer, opening_of(tokenizer, tuned), [{"role": "user", "content": mark}])
     before, _, after = (prefix + text).rpartition(mark)
     return before, after
 
@@ -181,14 +188,6 @@ def split_system(messages: list[dict[str, str]]) -> tuple[str, list[dict[str, st
 
 
 # Forms
-
-
-def turns_form(tokenizer: Any, turns: list[dict[str, str]]) -> tuple[str, str]:
-    """(prefix, text) of the turns alone, after an empty system prompt: without one, some templates add their own."""
-    try:
-        return _after(tokenizer, [{"role": "system", "content": ""}], turns)
-    except PromptError:  # a template that knows no system prompt
-        return _after(tokenizer, [], turns)
 
 
 def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: Sequence[Tool]) -> tuple[str, str]:

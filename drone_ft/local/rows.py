@@ -162,14 +162,13 @@ def samples(
     With `grammars` the targets are only the tokens that the grammar leaves to the model when it answers, unless the
     `whole` answer is wanted. Tools that no grammar can enforce are refused either way.
     """
-    found = []
+    found, writing = [], writing_of(tokenizer, settings)
     for place, message in enumerate(row.messages):
         if message["role"] != "assistant" or message.get("weight", 1) == 0:
             continue
         request = ChatRequest(row.messages[:place], row.tools, "required", parallel=row.parallel)
         try:
             prefix, text = texts(tokenizer, request, settings)
-            writing = writing_of(tokenizer, settings)
             content = plain_message(message, row.tools, writing)["content"]
             before = encode(tokenizer, text)
             answer = _answer(tokenizer, text, before, content)

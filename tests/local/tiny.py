@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -26,33 +27,29 @@ WORDS = (
 )
 
 
+# What both structures have in common.
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.1,
+}
+
+
 def make_tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write a 2-layer Llama of about 100,000 random weights with its tokenizer into `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.1,
-    )
-    model = LlamaForCausalLM(config)
-    model.model.norm.weight.data.fill_(5.0)  # or no answer could ever be given with confidence
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    own = {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPE, **own))
+    return _save(folder, model, model.model.norm, tokenizer)
 
 
 def make_other_model(folder: Path) -> Path:
@@ -61,23 +58,16 @@ def make_other_model(folder: Path) -> Path:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     tokenizer.chat_template = KNOWS_TOOLS
     torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.1,
-    )
-    model = GPTNeoXForCausalLM(config)
-    model.gpt_neox.final_layer_norm.weight.data.fill_(5.0)  # as above
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **SHAPE))
+    return _save(folder, model, model.gpt_neox.final_layer_norm, tokenizer)
+
+
+def _save(folder: Path, model: Any, last_norm: Any, tokenizer: Any) -> Path:
+    last_norm.weight.data.fill_(5.0)  # or no answer could ever be given with confidence
+    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
