@@ -17,7 +17,7 @@ from drone_ft.catalog import Call, Catalog, parse_catalog, problems
 from drone_ft.errors import CatalogError, DatasetError
 
 Form = Literal["tools", "functions"]
-READINGS = 5000  # examples read in all: the default data once, about what ten minutes on two cores allow
+READINGS = 8000  # examples read in all: the default data once, what ten minutes on two cores allow
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
     now = patiently(lambda: client.fine_tuning.jobs.retrieve(job.endpoint_job_id))
     known = {event["id"] for event in job.events}
     fresh: list[dict[str, Any]] = []
-    page = patiently(lambda: client.fine_tuning.jobs.list_events(job.endpoint_job_id, limit=100))
+    page = patiently(lambda: client.fine_tuning.jobs.list_events(job.endpoint_job_id, limit=20))
     for event in page:
         if event.id in known or len(fresh) >= MOST_EVENTS:
             break

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.local import lora, packing
+from drone_ft.local.int8 import round_frozen
 from drone_ft.local.lower import LowerLayers
 from drone_ft.local.rows import Sample
 from drone_ft.local.targets import Targets, told
@@ -56,7 +57,7 @@ class Learner:
     """A model with LoRA matrices, its optimizer, and one step of learning.
 
     `found` is every sample it will ever see, `again` those it sees more than once, `admitted` the tokens that open
-    targets are chosen from.
+    targets are chosen from; with `int8` frozen matrices are multiplied in whole numbers, `rounded` of them.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Learner:
         seed: int,
         again: Collection[Sample] = (),
         admitted: Sequence[int] = (),
+        int8: bool = False,
     ) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
@@ -91,7 +93,9 @@ class Learner:
             task_type="CAUSAL_LM",
         )
         self.plain = get_peft_model(model, config)
-        lora.speed_up(self.plain)
+        quick = lora.speed_up(self.plain, int8=int8)
+        frozen = list(model.get_decoder().layers)[:count] if count else []
+        self.rounded = quick + round_frozen(frozen) if int8 else 0
         self.accelerator = accelerator
         self.targets = Targets(self.plain, admitted)
         self.weights = {name: p for name, p in self.plain.named_parameters() if p.requires_grad}

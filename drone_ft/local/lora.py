@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from drone_ft.local.int8 import Int8Matrix
 
-def speed_up(model: Any) -> int:
-    """Give every plain LoRA layer of a peft model the short way; how many it was. Others are left as they are."""
+
+def speed_up(model: Any, *, int8: bool = False) -> int:
+    """Give every plain LoRA layer of a peft model the short way; how many it was. Others are left as they are.
+
+    With `int8` the frozen matrices are multiplied in whole numbers, see Int8Matrix.
+    """
     from peft.tuners.lora import Linear
 
     layers = [module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)]
     for layer in layers:
-        layer.forward = _Forward(layer)
+        base = layer.base_layer
+        layer.forward = _Forward(layer, Int8Matrix(base.weight) if int8 else _Matrix(base))
     return len(layers)
 
 
@@ -32,17 +38,30 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
+class _Matrix:
+    """A frozen linear layer's matrix, multiplied as it is, on whatever device the layer is by then."""
+
+    def __init__(self, linear: Any) -> None:
+        self.linear = linear
+
+    def forward(self, x: Any) -> Any:
+        return x @ self.linear.weight.T
+
+    def backward(self, grad: Any) -> Any:
+        return grad @ self.linear.weight
+
+
 class _Forward:
     """A LoRA layer's forward pass."""
 
-    def __init__(self, layer: Any) -> None:
-        self.layer, self.adapter = layer, layer.active_adapters[0]
+    def __init__(self, layer: Any, frozen: _Matrix | Int8Matrix) -> None:
+        self.layer, self.frozen, self.adapter = layer, frozen, layer.active_adapters[0]
 
     def __call__(self, x: Any) -> Any:
         layer, adapter = self.layer, self.adapter
         down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
         flat = x.reshape(-1, x.shape[-1])
-        result = _function().apply(flat, layer.base_layer.weight, down, up, layer.scaling[adapter])
+        result = _function().apply(flat, self.frozen, down, up, layer.scaling[adapter])
         return result.view(*x.shape[:-1], -1)
 
 
@@ -57,18 +76,18 @@ def _function() -> Any:
         """x·Wᵀ + scale·(x·Aᵀ)·Bᵀ with W frozen; gradients for x, A and B."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Any, down: Any, up: Any, scale: float) -> Any:
+        def forward(ctx: Any, x: Any, frozen: Any, down: Any, up: Any, scale: float) -> Any:
             down, up = down.to(x.dtype), up.to(x.dtype)
             inner = x @ down.T
-            ctx.save_for_backward(x, inner, weight, down, up)
-            ctx.scale = scale
-            return torch.nn.functional.linear(x, weight).addmm_(inner, up.T, alpha=scale)
+            ctx.save_for_backward(x, inner, down, up)
+            ctx.frozen, ctx.scale = frozen, scale
+            return frozen.forward(x).addmm_(inner, up.T, alpha=scale)
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
-            x, inner, weight, down, up = ctx.saved_tensors
+            x, inner, down, up = ctx.saved_tensors
             inner_grad = (grad @ up).mul_(ctx.scale)
-            x_grad = (grad @ weight).addmm_(inner_grad, down) if ctx.needs_input_grad[0] else None
+            x_grad = ctx.frozen.backward(grad).addmm_(inner_grad, down) if ctx.needs_input_grad[0] else None
             up_grad = (grad.T @ inner).mul_(ctx.scale)
             return x_grad, None, (inner_grad.T @ x).float(), up_grad.float(), None
 

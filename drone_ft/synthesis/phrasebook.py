@@ -1,8 +1,10 @@
 """The offline writer: hand-written wordings with slots become requests with the calls they mean.
 
 A phrasebook (data/phrasebooks/*.json) lists calls: a function, the arguments its wordings imply, the values
-they leave open (a unit with a range, or choices), and the wordings. A slot is `{argument}` or `{argument:form}`;
-forms are those of `spoken.FORMS`, and the directions down, left (the value is negative) and up, right (positive).
+they leave open (a unit with a range, or choices), the wordings, and some `everyday` ones that anyone would type first;
+those with open values are used oftener than the rest, since a model has to know them best. A slot is `{argument}` or
+`{argument:form}`; forms are those of `spoken.FORMS`, and the directions down, left (the value is negative) and up,
+right (positive).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _SIGNS = {"down": -1, "left": -1, "up": 1, "right": 1}
 _SLOT = re.compile(r"\{([^{}]*)\}")
 _COMMON = ("set", "get", "control", "drone", "configure", "the", "mode", "start", "stop", "toggle", "enable", "disable")
 _ATTEMPTS = 30
+EVERYDAY_USES = 2  # of an everyday wording with open values, each time with others
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Entry:
     arguments: dict[str, Any]
     values: dict[str, Open]
     wordings: tuple[str, ...]
+    everyday: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,11 @@ def _entry(data: object, where: str) -> Entry:
     for name in values:
         if name in arguments:
             raise DatasetError(f"{where}: {name!r} is both fixed and left open. Keep it in arguments or in values.")
-    wordings = _texts(data.get("wordings"), where)
+    everyday = _texts(data["everyday"], f"{where}, everyday") if "everyday" in data else ()
+    wordings = everyday + _texts(data.get("wordings"), where)
     for wording in wordings:
         _check_wording(wording, arguments, values, where)
-    return Entry(where, function, dict(arguments), values, wordings)
+    return Entry(where, function, dict(arguments), values, wordings, frozenset(everyday))
 
 
 def _open(spec: object, where: str) -> Open:
@@ -171,7 +176,8 @@ def _check_distinct(book: Phrasebook) -> None:
 def write_calls(book: Phrasebook, catalog: Catalog, seed: int = 0, per_wording: int = 1) -> list[Example]:
     """Requests for every entry that fits the catalog; the same seed gives the same examples.
 
-    A wording with open values is used `per_wording` times with different values, any other once.
+    A wording with open values is used `per_wording` times with different values (an everyday one EVERYDAY_USES times
+    as often), any other once.
     """
     names = {function.name for function in catalog.callable_functions}
     examples: list[Example] = []
@@ -179,9 +185,13 @@ def write_calls(book: Phrasebook, catalog: Catalog, seed: int = 0, per_wording: 
         if entry.function not in names:
             continue
         for number, wording in enumerate(entry.wordings):
-            for use in range(per_wording if entry.values else 1):
-                example = _write(entry, wording, catalog, random.Random(f"{seed}:{use}:{wording}"), number + use + seed)
-                examples += [example] if example else []
+            uses = per_wording * (EVERYDAY_USES if wording in entry.everyday else 1)
+            written: dict[str, Example] = {}  # by prompt: a value may come up twice
+            for use in range(uses if entry.values else 1):
+                rng = random.Random(f"{seed}:{use}:{wording}")
+                if example := _write(entry, wording, catalog, rng, number + use + seed):
+                    written.setdefault(example.prompt.casefold(), example)
+            examples += written.values()
     return examples
 
 

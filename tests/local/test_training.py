@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from drone_ft.local import lora, rows, training, weights
+from drone_ft.local import int8, lora, rows, training, weights
 from drone_ft.local.engine import Engine
 from drone_ft.local.grammar import Grammars
+from drone_ft.local.int8 import Int8Matrix
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import ChatRequest
 from tests.local.test_prompt import TOOLS, tool
 from tests.local.tiny import make_other_model, make_tiny_model
 
 SYSTEM = {"role": "system", "content": "You fly."}
+FAST_NUMBERS = weights.fast_numbers
 PAIRS = [
     ("go up ten", "takeoff", {"altitude": 10}),
     ("go up to twenty", "takeoff", {"altitude": 20}),
@@ -34,6 +37,15 @@ PAIRS = [
     ("what is the weather", "reject", {}),
     ("bake a cake", "reject", {}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every machine, however busy; what chooses them has tests of its own."""
+    monkeypatch.setattr(weights, "fast_numbers", lambda: "float32")
+
+
+needs_int8 = pytest.mark.skipif(not int8.exact(), reason="int8 products overflow on this CPU, so nothing uses them")
 
 
 def row(words: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +91,18 @@ def losses(folder: Path) -> list[float]:
     return [e["data"]["train_loss"] for e in events(folder) if e["message"].startswith("Step")]
 
 
-@pytest.mark.parametrize(("make", "epochs"), [(make_tiny_model, 24), (make_other_model, 40)])
-def test_it_learns_a_handful_of_rows_by_heart(tmp_path: Path, make: Callable[[Path], Path], epochs: int) -> None:
+@pytest.mark.parametrize(
+    ("make", "epochs", "numbers"),
+    [
+        (make_tiny_model, 24, "float32"),
+        pytest.param(make_tiny_model, 24, "int8", marks=needs_int8),
+        (make_other_model, 40, "float32"),
+    ],
+)
+def test_it_learns_a_handful_of_rows_by_heart(
+    tmp_path: Path, make: Callable[[Path], Path], epochs: int, numbers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "fast_numbers", lambda: numbers)
     model = make(tmp_path / "tiny")
     folder = make_job(tmp_path / "job", model, n_epochs=epochs, learning_rate_multiplier=4)
     (folder / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
@@ -88,6 +110,7 @@ def test_it_learns_a_handful_of_rows_by_heart(tmp_path: Path, make: Callable[[Pa
     seen = losses(folder)
     assert seen[-1] < 0.1 < 1 < seen[0]
     assert not (folder / "error.json").exists()
+    assert any("whole numbers" in event["message"] for event in events(folder)) == (numbers == "int8")
 
     engine = Engine(tmp_path / "models", weights.Source("tiny", str(model), "folder"))
     asked = [ChatRequest([SYSTEM, {"role": "user", "content": words}], TOOLS, "required") for words, _, _ in PAIRS]
@@ -401,10 +424,13 @@ def test_an_answer_that_fits_no_grammar_is_learnt_whole(model: Path, tmp_path: P
         assert sample == whole
 
 
-def learner_for(model: Path, found: list[rows.Sample], frozen: float = 0.5, admitted: Sequence[int] = ()) -> Learner:
+def learner_for(
+    model: Path, found: list[rows.Sample], frozen: float = 0.5, admitted: Sequence[int] = (), *, int8: bool = False
+) -> Learner:
     loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
     recipe = Recipe(rank=16, alpha=32, dropout=0.0, frozen=frozen, pack_tokens=400, warm_up=0.1)
-    return Learner(loaded, found, recipe, accelerator(), rate=1e-2, steps=10, seed=0, again=found, admitted=admitted)
+    given = {"rate": 1e-2, "steps": 10, "seed": 0, "again": found, "admitted": admitted, "int8": int8}
+    return Learner(loaded, found, recipe, accelerator(), **given)  # type: ignore[arg-type]
 
 
 def open_and_whole(model: Path, tmp_path: Path, tokenizer: Any) -> tuple[list[rows.Sample], list[int]]:
@@ -495,6 +521,98 @@ def test_the_short_way_through_lora_is_pefts_own(model: Path, tmp_path: Path, to
     assert lora.speed_up(learner.plain) == len(gradients[0]) // 2
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
+
+
+@needs_int8
+def test_in_int8_losses_and_gradients_are_nearly_those_of_float32(model: Path, tmp_path: Path, tokenizer: Any) -> None:
+    import torch
+
+    _, found = read(tmp_path, tokenizer, ROWS)
+    losses, gradients = [], []
+    for whole in (False, True):
+        learner = learner_for(model, found, int8=whole)
+        assert learner.rounded == (2 * 7 if whole else 0), "the matrices of a frozen layer and of one with LoRA"
+        learner.step(found[:6], 0)
+        loss, _ = learner.loss(found[:6])
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append(torch.cat([weight.grad.flatten() for weight in learner.weights.values()]))
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert float(torch.nn.functional.cosine_similarity(*gradients, dim=0)) > 0.99
+
+
+@needs_int8
+@pytest.mark.parametrize("shape", [(1, 16, 8), (5, 64, 48), (33, 24, 200)], ids=str)
+def test_int8_products_are_the_matrixs_but_for_rounding_row_by_row(shape: tuple[int, int, int]) -> None:
+    import torch
+
+    rows_, wide, out = shape
+    torch.manual_seed(0)
+    x, weight, grad = torch.randn(rows_, wide), torch.randn(out, wide), torch.randn(rows_, out)
+    matrix = Int8Matrix(weight)
+    forward, backward = matrix.forward(x), matrix.backward(grad)
+    assert torch.linalg.norm(forward - x @ weight.T) < 0.02 * torch.linalg.norm(x @ weight.T)
+    assert torch.linalg.norm(backward - grad @ weight) < 0.02 * torch.linalg.norm(grad @ weight)
+    x[0] *= 1e4  # an outlier takes nothing from the other rows, nor from rows of nothing
+    assert torch.equal(matrix.forward(x)[1:], forward[1:])
+    assert torch.equal(matrix.forward(torch.zeros(2, wide)), torch.zeros(2, out))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"float32": 1.0, "bfloat16": 0.9, "int8": 0.8}, "float32"),
+        ({"float32": 1.0, "bfloat16": 0.5, "int8": 0.9}, "bfloat16"),
+        ({"float32": 1.0, "bfloat16": 1.9, "int8": 0.3}, "int8"),
+        ({"float32": 1.0, "bfloat16": 1.9, "int8": 0.5}, "float32"),
+        ({"float32": 1.0, "bfloat16": 0.2, "int8": 0.15}, "bfloat16"),
+        ({"float32": 1.0, "bfloat16": 99.0, "int8": 99.0}, "float32"),
+    ],
+    ids=str,
+)
+def test_numbers_are_the_fastest_here_where_that_is_worth_their_rounding(
+    seconds: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(weights, "_products", lambda: {kind: partial(tried.append, kind) for kind in seconds})
+    monkeypatch.setattr(weights, "_seconds", lambda product: (product(), seconds[tried[-1]])[1])
+    assert FAST_NUMBERS() == chosen
+    assert all(tried.count(kind) == 3 for kind in seconds if seconds[kind] == 99.0), "a hopeless one is not repeated"
+
+
+@pytest.mark.parametrize("result", [127 * 127 * 64, 65280])
+def test_a_cpu_whose_int8_products_overflow_does_not_get_them(result: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "_int_mm", lambda left, right: torch.full((64, 64), result, dtype=torch.int32))
+    assert int8.exact() == (result == 127 * 127 * 64) == ("int8" in weights._products())
+
+
+@pytest.mark.parametrize(
+    ("began", "exact", "then"), [("int8", True, "int8"), ("int8", False, "float32"), ("float32", True, "float32")]
+)
+def test_a_resumed_training_keeps_the_numbers_it_began_with_where_it_can(
+    began: str, exact: bool, then: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path / "job", model, n_epochs=2)
+    checkpoint = training.Training._checkpoint
+
+    def cancel_at_once(self: training.Training, data: Any, learner: Any, progress: training.Progress) -> None:
+        checkpoint(self, data, learner, progress)
+        self.cancelled = True
+
+    used = []
+    init = Learner.__init__
+    monkeypatch.setattr(
+        training.Learner, "__init__", lambda self, *a, **k: (used.append(k["int8"]), init(self, *a, **k))[1]
+    )
+    monkeypatch.setattr(weights, "fast_numbers", lambda: began)
+    monkeypatch.setattr(training.Training, "_checkpoint", cancel_at_once)
+    assert training.main([str(folder)]) == training.CANCELLED
+    monkeypatch.setattr(weights, "fast_numbers", lambda: "bfloat16")
+    monkeypatch.setattr(int8, "exact", lambda: exact)
+    monkeypatch.setattr(training.Training, "_checkpoint", checkpoint)
+    assert training.main([str(folder)]) == 0
+    assert used == [began == "int8", then == "int8"]
 
 
 def test_lower_layers_that_are_not_learnt_run_once_a_row(model: Path, tmp_path: Path, tokenizer: Any) -> None:
