@@ -188,7 +188,7 @@ class Training:
         )
         self.journal.write(
             f"Learning from {len(data.train):,} examples, {_times(job.epochs)}, {job.batch} a step"
-            + (", in whole numbers where that does no harm" if learner.rounded else "")
+            + (", frozen matrices in int8" if learner.rounded else "")
         )
         progress = self._resume(learner, numbers)
         learner.model.train()

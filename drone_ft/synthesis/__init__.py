@@ -44,7 +44,7 @@ def write_examples(catalog: Catalog, seed: int = 0, per_wording: int = 1, book: 
         for only in list(islice(_unsaid(function, written), MORE_CHOICES)):
             written += plain.write_function(catalog, function, seed, only)
     said = dict.fromkeys(example.call.name for example in written)
-    written += phrasebook.write_impossible(book, catalog, list(by_hand))
+    written += phrasebook.write_impossible(book, catalog, list(by_hand), seed)
     if len(by_hand) * 2 < len(catalog.callable_functions):
         written += plain.write_impossible(catalog, plain_ones, seed)
     examples: dict[str, Example] = {}

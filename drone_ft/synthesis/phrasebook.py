@@ -4,7 +4,8 @@ A phrasebook (data/phrasebooks/*.json) lists calls: a function, the arguments it
 they leave open (a unit with a range, or choices), the wordings, and some `everyday` ones that anyone would type first;
 those with open values are used oftener than the rest, since a model has to know them best. A slot is `{argument}` or
 `{argument:form}`; forms are those of `spoken.FORMS`, and the directions down, left (the value is negative) and up,
-right (positive).
+right (positive). Near misses have slots, too, for the open values of their function: were their numbers always the same
+few, a model would learn to refuse those ("30 metres").
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,16 @@ def parse_phrasebook(data: object, name: str) -> Phrasebook:
         if kind not in KINDS:
             known = ", ".join(KINDS)
             raise DatasetError(f"Phrasebook {name}: unknown kind of impossible requests {kind!r}; known are {known}.")
-    functions = {entry.function: entry for entry in entries}
+    functions = {entry.function for entry in entries}
     near_misses: dict[str, tuple[str, ...]] = {}
     for function, wordings in impossible.get("near_misses", {}).items():
         if function not in functions:
             raise DatasetError(f"Phrasebook {name}: near misses of {function!r}, a function it has no calls of.")
-        near_misses[function] = _texts(wordings, f"Phrasebook {name}, near misses of {function}")
+        where = f"Phrasebook {name}, near misses of {function}"
+        near_misses[function] = _texts(wordings, where)
+        values = open_values(entries, function)
+        for wording in near_misses[function]:
+            _check_slots(wording, {}, values, f"{where}, wording {wording!r}")
     others = {kind: _texts(impossible[kind], f"Phrasebook {name}, {kind}") for kind in KINDS[1:] if kind in impossible}
     book = Phrasebook(name, entries, near_misses, others)
     _check_distinct(book)
@@ -139,6 +144,14 @@ def _open(spec: object, where: str) -> Open:
 
 def _check_wording(wording: str, arguments: dict[str, Any], values: dict[str, Open], where: str) -> None:
     where = f"{where}, wording {wording!r}"
+    said = _check_slots(wording, arguments, values, where)
+    if sorted(said) != sorted(values):
+        missing = ", ".join(name for name in values if said.count(name) != 1)
+        raise DatasetError(f"{where}: every open value must be said exactly once; look at {missing}.")
+
+
+def _check_slots(wording: str, arguments: dict[str, Any], values: dict[str, Open], where: str) -> list[str]:
+    """The values a wording has slots for, each slot checked."""
     said = []
     for name, forms in _slots(wording):
         if name in arguments:
@@ -150,11 +163,18 @@ def _check_wording(wording: str, arguments: dict[str, Any], values: dict[str, Op
             if form not in spoken.FORMS and form not in _SIGNS:
                 raise DatasetError(f"{where}: unknown form {form!r}; known are {', '.join([*spoken.FORMS, *_SIGNS])}.")
         said.append(name)
-    if sorted(said) != sorted(values):
-        missing = ", ".join(name for name in values if said.count(name) != 1)
-        raise DatasetError(f"{where}: every open value must be said exactly once; look at {missing}.")
     if set("{}") & set(_SLOT.sub("", wording)):
         raise DatasetError(f"{where}: a brace has no partner. Write slots as {{argument}} or {{argument:form}}.")
+    return said
+
+
+def open_values(entries: Iterable[Entry], function: str) -> dict[str, Open]:
+    """The values that entries of a function leave open, by argument; where they differ, the first entry's."""
+    found: dict[str, Open] = {}
+    for entry in entries:
+        if entry.function == function:
+            found = entry.values | found
+    return found
 
 
 def _slots(wording: str) -> list[tuple[str, list[str]]]:
@@ -197,16 +217,23 @@ def write_calls(book: Phrasebook, catalog: Catalog, seed: int = 0, per_wording: 
 
 def _write(entry: Entry, wording: str, catalog: Catalog, rng: random.Random, turn: int) -> Example | None:
     """One example of a wording, or None where the catalog refuses the call whatever the values are."""
-    slots = dict(_slots(wording))
     for attempt in range(_ATTEMPTS if entry.values else 1):
-        chosen = {name: _value(open_, slots[name], _limits(catalog, entry.function, name), rng, turn + attempt)
-                  for name, open_ in entry.values.items()}  # fmt: skip
+        prompt, chosen = _fill(wording, entry.values, entry.function, catalog, rng, turn + attempt)
         call = Call(entry.function, _ordered(catalog, entry.function, {**entry.arguments, **chosen}))
         if not problems(catalog, call):
-            said = {name: _say(chosen[name], open_, slots[name], rng) for name, open_ in entry.values.items()}
-            prompt = _SLOT.sub(lambda match: said[match[1].partition(":")[0]], wording)  # noqa: B023
-            return make_example(_tidy(prompt), call, origin="phrasebook", template=wording)
+            return make_example(prompt, call, origin="phrasebook", template=wording)
     return None
+
+
+def _fill(
+    wording: str, values: dict[str, Open], function: str, catalog: Catalog, rng: random.Random, turn: int
+) -> tuple[str, dict[str, Any]]:
+    """(the wording with its slots said, the values chosen for them)."""
+    slots = dict(_slots(wording))
+    open_ = {name: value for name, value in values.items() if name in slots}
+    chosen = {name: _value(open_[name], slots[name], _limits(catalog, function, name), rng, turn) for name in open_}
+    said = {name: _say(chosen[name], open_[name], slots[name], rng) for name in open_}
+    return _tidy(_SLOT.sub(lambda match: said[match[1].partition(":")[0]], wording)), chosen
 
 
 def _ordered(catalog: Catalog, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -247,7 +274,7 @@ def _tidy(prompt: str) -> str:
     return re.sub(r"\b([Aa]) (?=8|11\b|18\b|eight|eleven)", r"\1n ", prompt)
 
 
-def write_impossible(book: Phrasebook, catalog: Catalog, by_hand: list[str]) -> Iterator[Example]:
+def write_impossible(book: Phrasebook, catalog: Catalog, by_hand: list[str], seed: int = 0) -> Iterator[Example]:
     """Impossible requests that stay impossible with this catalog; `by_hand` names its functions with own wordings.
 
     Requests of no function in particular are only used where the phrasebook covers half of the catalog.
@@ -256,13 +283,15 @@ def write_impossible(book: Phrasebook, catalog: Catalog, by_hand: list[str]) -> 
         return
     call = Call(catalog.reject, {})
     others = [_topic(f.name) for f in catalog.callable_functions if f.name not in by_hand]
-    texts = [text for name, wordings in book.near_misses.items() if name in by_hand for text in wordings]
+    texts = [(text, name) for name, wordings in book.near_misses.items() if name in by_hand for text in wordings]
     if len(by_hand) * 2 >= len(catalog.callable_functions):
-        texts += [text for wordings in book.impossible.values() for text in wordings]
-    for text in texts:
-        said = frozenset(re.findall(r"[a-z]+", text.lower()))
+        texts += [(text, "") for wordings in book.impossible.values() for text in wordings]
+    for number, (text, function) in enumerate(texts):
+        rng = random.Random(f"{seed}:{text}")
+        prompt, _ = _fill(text, open_values(book.entries, function), function, catalog, rng, number + seed)
+        said = frozenset(re.findall(r"[a-z]+", prompt.lower()))
         if not any(topic and topic <= said for topic in others):
-            yield make_example(text, call, origin="phrasebook", template=text)
+            yield make_example(prompt, call, origin="phrasebook", template=text)
 
 
 def _topic(name: str) -> frozenset[str]:
