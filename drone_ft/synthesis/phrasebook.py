@@ -95,6 +95,9 @@ def parse_phrasebook(data: object, name: str) -> Phrasebook:
         for wording in near_misses[function]:
             _check_slots(wording, {}, values, f"{where}, wording {wording!r}")
     others = {kind: _texts(impossible[kind], f"Phrasebook {name}, {kind}") for kind in KINDS[1:] if kind in impossible}
+    for kind, wordings in others.items():
+        for wording in wordings:
+            _check_slots(wording, {}, {}, f"Phrasebook {name}, {kind}, wording {wording!r}")
     book = Phrasebook(name, entries, near_misses, others)
     _check_distinct(book)
     return book

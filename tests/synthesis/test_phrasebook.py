@@ -21,7 +21,14 @@ from drone_ft.synthesis import phrasebook
 CATALOG = default_catalog()
 BOOK = phrasebook.read_phrasebook()
 POSSIBLE = phrasebook.write_calls(BOOK, CATALOG, seed=0)
-IMPOSSIBLE = list(phrasebook.write_impossible(BOOK, CATALOG, [f.name for f in CATALOG.callable_functions]))
+NEAR_MISSES = {wording for wordings in BOOK.near_misses.values() for wording in wordings}
+
+
+def written_impossible(seed: int = 0) -> list[Example]:
+    return list(phrasebook.write_impossible(BOOK, CATALOG, [f.name for f in CATALOG.callable_functions], seed))
+
+
+IMPOSSIBLE = written_impossible()
 
 
 def different(examples: list[Example]) -> list[str]:
@@ -84,6 +91,27 @@ def test_digits_in_a_request_are_those_of_its_call() -> None:
                 for v in values
             )
             assert number in values or in_parts, (example.prompt, example.call)
+
+
+@pytest.mark.parametrize(
+    ("function", "unit", "most"),
+    [
+        ("takeoff_drone", "m|metres?|meters?", 500),
+        ("control_drone_movement", "m|metres?|meters?", 5000),
+        ("set_drone_speed", "km/?h|kph", 150),
+        ("control_gimbal", "degrees?|deg|°", 90),
+    ],
+)
+def test_no_number_gives_a_refusal_away(function: str, unit: str, most: int) -> None:
+    """Near misses had said "30 metres" again and again, so a model took off to 120 metres but not to 30."""
+    said = re.compile(rf"(?<![\d.-])(\d+) ?(?:{unit})(?!\w)", re.IGNORECASE)
+    near_misses = [e for seed in range(5) for e in written_impossible(seed) if e.template in BOOK.near_misses[function]]
+    commands = [e for seed in range(5) for e in phrasebook.write_calls(BOOK, CATALOG, seed) if e.call.name == function]
+    near, possible = (Counter(n for e in some for n in said.findall(e.prompt)) for some in (near_misses, commands))
+    usual = {number: count / possible.total() for number, count in possible.items()}
+    # what is beyond the limits is rightly near misses' own, and "0 metres" too
+    allowed = [number for number in near if 0 < int(number) <= most]
+    assert not {n: near[n] for n in allowed if near[n] / near.total() > 0.04 + 2 * usual.get(n, 0)}
 
 
 def test_directions_give_the_sign() -> None:
@@ -185,6 +213,10 @@ BAD = [
     ({"calls": [entry()], "impossible": {"jokes": ["ha"]}}, ["'jokes'"]),
     ({"calls": [entry()], "impossible": {"near_misses": {"come": ["ha"]}}}, ["'come'"]),
     ({"calls": [entry()], "impossible": {"unclear": "ha"}}, ["unclear", "list of wordings"]),
+    ({"calls": [entry()], "impossible": {"unclear": ["{far}"]}}, ["unclear", "unknown slot {far}"]),
+    ({"calls": [entry()], "impossible": {"near_misses": {"go": ["{way} soon"]}}}, ["near misses of go", "{way}"]),
+    ({"calls": [entry(everyday="up {far}")]}, ["everyday", "list of wordings"]),
+    ({"calls": [entry(everyday=["up"])]}, ["entry 1", "far"]),
 ]
 
 
@@ -193,6 +225,13 @@ def test_a_mistake_in_a_phrasebook_is_named(data: object, said: list[str]) -> No
     with pytest.raises(DatasetError) as caught:
         phrasebook.parse_phrasebook(data, "mine")
     assert all(words in str(caught.value) for words in ["mine", *said])
+
+
+def test_near_misses_draw_values_from_the_range_of_their_functions_commands() -> None:
+    data = {"calls": [entry()], "impossible": {"near_misses": {"go": ["up {far} soon"]}}}
+    book = phrasebook.parse_phrasebook(data, "mine")
+    assert phrasebook.open_values(book.entries, "go")["far"] == book.entries[0].values["far"]
+    assert phrasebook.open_values(book.entries, "come") == {}
 
 
 def test_a_file_that_is_no_phrasebook(tmp_path: Path) -> None:
