@@ -35,7 +35,7 @@ from drone_ft.local.rows import Row, Sample, read_rows, samples, shared
 
 BATCH, RATE = 8, 2e-3  # what "auto" means
 RANK, ALPHA, DROPOUT = 16, 32, 0.0
-FROZEN = 0.34  # share of the layers, from below, that are not learnt: a sixth less time
+FROZEN = 0.34  # share of the layers, from below, that are not learnt: a sixth less time, as good in one run each
 PACK_TOKENS = 800  # read in one pass: enough for fast matrix products, few enough to stay under 3 GB
 WHOLE = 16  # one answer in so many is learnt to its end, so that it is also right where no grammar holds it
 LEAST_WHOLE = 32  # as many are, if there are: a few would not teach that a call, not text, is wanted

@@ -14,7 +14,7 @@ from drone_ft.dataset import Example
 from drone_ft.synthesis import manner, phrasebook, plain
 from drone_ft.synthesis.phrasebook import Phrasebook
 
-IMPOSSIBLE = 0.33  # share of all requests, at most: more of them, and the model refuses what it could do
+IMPOSSIBLE = 0.31  # share of all requests, at most: more of them, and the model refuses what it could do
 LEAST_IMPOSSIBLE = 120  # as many are kept even so
 MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
 
