@@ -286,12 +286,13 @@ def write_impossible(book: Phrasebook, catalog: Catalog, by_hand: list[str], see
         return
     call = Call(catalog.reject, {})
     others = [_topic(f.name) for f in catalog.callable_functions if f.name not in by_hand]
+    values = {name: open_values(book.entries, name) for name in by_hand}
     texts = [(text, name) for name, wordings in book.near_misses.items() if name in by_hand for text in wordings]
     if len(by_hand) * 2 >= len(catalog.callable_functions):
         texts += [(text, "") for wordings in book.impossible.values() for text in wordings]
     for number, (text, function) in enumerate(texts):
         rng = random.Random(f"{seed}:{text}")
-        prompt, _ = _fill(text, open_values(book.entries, function), function, catalog, rng, number + seed)
+        prompt, _ = _fill(text, values.get(function, {}), function, catalog, rng, number + seed)
         said = frozenset(re.findall(r"[a-z]+", prompt.lower()))
         if not any(topic and topic <= said for topic in others):
             yield make_example(prompt, call, origin="phrasebook", template=text)

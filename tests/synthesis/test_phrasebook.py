@@ -125,7 +125,8 @@ def test_directions_give_the_sign() -> None:
 def test_the_same_seed_gives_the_same_examples() -> None:
     assert phrasebook.write_calls(BOOK, CATALOG, seed=0) == POSSIBLE
     other = phrasebook.write_calls(BOOK, CATALOG, seed=1)
-    assert {e.template for e in other} == {e.template for e in POSSIBLE}
+    # each wording in its place; how often may differ, where a value comes up twice
+    assert list(dict.fromkeys(e.template for e in other)) == list(dict.fromkeys(e.template for e in POSSIBLE))
     assert [e.prompt for e in other] != [e.prompt for e in POSSIBLE]
 
 
