@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import WeightsError
 from drone_ft.local import calls, packing, reading, weights
-from drone_ft.local.calls import Writing
-from drone_ft.local.grammar import Grammars
+from drone_ft.local.calls import Tool, Writing, function_of
+from drone_ft.local.grammar import Grammars, beyond
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
 
 CHUNK = 64  # rows read together: more gain little speed and cost memory
 TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
 PREFIXES_KEPT = 4
 DEFAULT_MAX_TOKENS = 512
+OTHERS = 4  # other beginnings kept at each choice, until the function to call is settled
 CLOSING_TOKENS = 64  # room kept to end a call properly when its text grows without end
 
 
@@ -67,6 +69,9 @@ class _Row:
     budget: int
     written: list[int] = field(default_factory=list)
     told: list[Token] = field(default_factory=list)  # of what is written, when it was asked for
+    named: bool = False  # whether the function to call is settled
+    chance: float = 0.0  # logarithm, of what is written until then
+    others: list[tuple[float, list[int]]] = field(default_factory=list)  # (chance, other beginning) until then
     finish: str | None = None
 
 
@@ -182,16 +187,10 @@ class Engine:
         with self._lock:
             loaded = self._load(model_id)
             rows = [self._row(loaded, request) for request in requests]
-            groups: dict[str, list[_Row]] = {}
-            for row in rows:
-                groups.setdefault(row.prompt.prefix, []).append(row)
-            for group in groups.values():
-                # answers of like length finish together; the order never changes an answer
-                group.sort(key=lambda row: len(row.unread))
-                for start in range(0, len(group), CHUNK):
-                    for _ in self._run(loaded, group[start : start + CHUNK]):
-                        pass
-            return [self._answer(row) for row in rows]
+            self._finish(loaded, rows)
+            again = {number: other for number, row in enumerate(rows) if (other := self._other_way(loaded, row))}
+            self._finish(loaded, list(again.values()))
+            return [self._answer(again.get(number, row)) for number, row in enumerate(rows)]
 
     def stream(self, model_id: str, request: ChatRequest) -> Generator[str, None, Answer]:
         """Pieces of one answer's text as they are written; the generator's return value is the whole Answer."""
@@ -210,7 +209,37 @@ class Engine:
                 yield answer.text[len(sent) :]
             return answer
 
-    def _row(self, loaded: _Loaded, request: ChatRequest) -> _Row:
+    def _other_way(self, loaded: _Loaded, row: _Row) -> _Row | None:
+        """Where a call left its bounds: the likeliest other beginning, now held to them; None where all is well.
+
+        What was asked for is not what that function does, so it is left out, where there is another.
+        """
+        tools, choice = row.request.callable, row.request.tool_choice
+        misfits = beyond(calls.read(self._text(row), tools, row.writing), tools)
+        if not misfits:
+            return None
+        left = [tool for tool in tools if function_of(tool)["name"] not in misfits]
+        if isinstance(choice, dict) or not left:
+            return self._row(loaded, row.request, bounded=tools)
+        other = self._row(loaded, row.request, bounded=left)
+        for _, begun in sorted(row.others, reverse=True):
+            if self._begin(other, begun):
+                break
+        return other
+
+    def _begin(self, row: _Row, begun: list[int]) -> bool:
+        """Let a fresh row begin with these tokens, if its grammar admits them."""
+        fixed = len(row.written)
+        if begun[:fixed] != row.written or row.matcher.validate_tokens(begun[fixed:]) < len(begun) - fixed:
+            return False
+        row.matcher.consume_tokens(begun[fixed:])
+        row.written += begun[fixed:]
+        row.unread += begun[fixed:]
+        self._force(row)
+        return True
+
+    def _row(self, loaded: _Loaded, request: ChatRequest, bounded: Sequence[Tool] = ()) -> _Row:
+        """A request at its beginning; to be answered with `bounded`, where there are any, of its tools."""
         import torch
 
         prompt = build(self._tokenizer, request, loaded.settings)
@@ -224,7 +253,8 @@ class Engine:
                 "messages",
             )
         writing = writing_of(self._tokenizer, loaded.settings)
-        matcher = self._grammars.matcher(request, writing)
+        asked = replace(request, tools=bounded) if bounded else request
+        matcher = self._grammars.matcher(asked, writing, bounded=bool(bounded))
         generator = torch.Generator().manual_seed(request.seed or 0)
         row = _Row(request, writing, prompt, matcher, generator, list(prompt.ids), min(budget, room))
         self._force(row)
@@ -254,6 +284,18 @@ class Engine:
         return text
 
     # Steps
+
+    def _finish(self, loaded: _Loaded, rows: Sequence[_Row]) -> None:
+        """Write the rows' answers, those that share a prefix together."""
+        groups: dict[str, list[_Row]] = {}
+        for row in rows:
+            groups.setdefault(row.prompt.prefix, []).append(row)
+        for group in groups.values():
+            # answers of like length finish together; the order never changes an answer
+            group.sort(key=lambda row: len(row.unread))
+            for start in range(0, len(group), CHUNK):
+                for _ in self._run(loaded, group[start : start + CHUNK]):
+                    pass
 
     def _run(self, loaded: _Loaded, rows: list[_Row]) -> Iterator[None]:
         """Advance the rows, which share a prefix, until all are finished; yields after every forward pass."""
@@ -302,6 +344,8 @@ class Engine:
             if token in ends:
                 row.finish = "stop"
                 continue
+            if row.matcher is not None and not row.named:
+                _note_others(row, token, scores)
             if row.request.logprobs is not None:
                 row.told.append(self._token(token, scores, row.request.logprobs))
             row.written.append(token)
@@ -309,6 +353,7 @@ class Engine:
             if row.matcher is not None:
                 row.matcher.consume_token(token)
             self._force(row)
+            row.named = row.named or row.writing.between in self._tokenizer.decode(row.written)
             if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
                 row.finish = "stop"
 
@@ -379,6 +424,16 @@ def _pick(scores: Any, row: _Row) -> int:
         ordered[1:][ordered.cumsum(0)[:-1] >= row.request.top_p] = 0  # the best one always stays
         chances = torch.zeros_like(chances).scatter(0, order, ordered)
     return int(torch.multinomial(chances, 1, generator=row.generator))
+
+
+def _note_others(row: _Row, token: int, scores: Any) -> None:
+    """Keep in mind how else the model might have gone on."""
+    chances = scores.log_softmax(-1)
+    best = chances.topk(OTHERS + 1)
+    for chance, other in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        if other != token and math.isfinite(chance):
+            row.others.append((row.chance + chance, [*row.written, other]))
+    row.chance += float(chances[token])
 
 
 def _unpack(bitmask: bytes, vocabulary: int) -> Any:

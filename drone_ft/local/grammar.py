@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
 from drone_ft.errors import CatalogError
-from drone_ft.local.calls import JSON, Writing, function_of
+from drone_ft.local.calls import JSON, Tool, Writing, function_of
 from drone_ft.local.prompt import ChatRequest, PromptError
 from drone_ft.schema import variants
 
 MAX_CALLS = 8
 FINEST = 1e-9
+SPARE_DIGITS = 2  # how many more than a bound's own a number may have where bounds are not held to
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 KEPT = 16
 
 
@@ -30,11 +36,11 @@ class Grammars:
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._admitted = 0  # one bit a token
 
-    def matcher(self, request: ChatRequest, writing: Writing) -> Any | None:
+    def matcher(self, request: ChatRequest, writing: Writing, *, bounded: bool = False) -> Any | None:
         """A fresh matcher of a request's answer, None where any text will do. Raises PromptError."""
         import llguidance
 
-        text = grammar(request, writing)
+        text = grammar(request, writing, bounded=bounded)
         if text is None:
             return None
         if text not in self._kept:
@@ -83,8 +89,12 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     return ends
 
 
-def grammar(request: ChatRequest, writing: Writing) -> str | None:
-    """The llguidance grammar of the answer, None where any text will do. Raises PromptError."""
+def grammar(request: ChatRequest, writing: Writing, *, bounded: bool = False) -> str | None:
+    """The llguidance grammar of the answer, None where any text will do. Raises PromptError.
+
+    Unless `bounded`, a call's numbers may leave their bounds: held to them, a model that means 400 would write 40.
+    `beyond` tells such calls.
+    """
     wanted = json.dumps(request.schema) if request.schema is not None else ""
     tools, choice = list(request.callable), request.tool_choice
     if not tools:
@@ -95,7 +105,19 @@ def grammar(request: ChatRequest, writing: Writing) -> str | None:
             raise PromptError(
                 f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
             )
-    return _compile(json.dumps(tools), writing, choice == "auto", request.parallel, wanted)
+    return _compile(json.dumps(tools), writing, choice == "auto", request.parallel, wanted, bounded)
+
+
+def beyond(calls: Sequence[tuple[str, str]], tools: Sequence[Tool]) -> list[str]:
+    """Names of the functions that calls, (name, arguments as JSON text), give a number out of its bounds."""
+    parameters = {function_of(tool)["name"]: function_of(tool)["parameters"] for tool in tools}
+    found = [(name, Draft202012Validator(parameters[name]).iter_errors(json.loads(text))) for name, text in calls]
+    return [name for name, errors in found if any(_is_bound(error) for error in errors)]
+
+
+def _is_bound(error: ValidationError) -> bool:
+    """Whether what is wrong is a number's size, perhaps in one of several alternatives."""
+    return error.validator in BOUNDS or any(_is_bound(part) for part in error.context or ())
 
 
 @lru_cache(maxsize=32)
@@ -116,14 +138,14 @@ def _fitting(wanted: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool, wanted: str) -> str:
+def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool, wanted: str, bounded: bool) -> str:
     """A Lark grammar: one call (or several), or else text that does not begin like one, or that fits a schema."""
     import llguidance
 
     functions = [function_of(tool) for tool in json.loads(tools_json)]
     more = parallel and writing.joint is not None
     many = f"call ({_literal(writing.joint or '')}call){{0,{MAX_CALLS - 1}}}" if more else "call"
-    rules = [_call_rule(function, writing) for function in functions]
+    rules = [_call_rule(function, writing, bounded) for function in functions]
     lark = f"start: {many}{' | text' if text_allowed else ''}\ncall: {' | '.join(rules)}\n"
     if text_allowed and wanted:
         _compile_text(wanted)  # says what is wrong with it alone
@@ -172,10 +194,11 @@ def _not_enforceable(name: str, trouble: str) -> PromptError:
     )
 
 
-def _call_rule(function: dict[str, Any], writing: Writing) -> str:
+def _call_rule(function: dict[str, Any], writing: Writing, bounded: bool) -> str:
     """The Lark rule of a function's calls."""
     try:
-        arguments = [_finite(_closed(variant)) for variant in variants(function["parameters"])]
+        closed = [_closed(variant) for variant in variants(function["parameters"])]
+        arguments = [_finite(schema if bounded else _widened(schema)) for schema in closed]
     except CatalogError as error:
         raise _not_enforceable(function["name"], str(error)) from error
     schema = json.dumps({"anyOf": arguments, "x-guidance": _spacing(writing)})
@@ -199,6 +222,22 @@ def _closed(schema: Any) -> Any:
         closed["properties"] = {name: _closed(part) for name, part in properties.items()}
         closed.setdefault("additionalProperties", False)
     return closed
+
+
+def _widened(schema: Any) -> Any:
+    """The same schema with room for numbers beyond their bounds, yet not for ever more digits."""
+    if isinstance(schema, list):
+        return [_widened(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    bounds = {key: abs(schema[key]) for key in BOUNDS if _is_finite(schema.get(key))}
+    farthest = 10 ** (len(str(int(max(bounds.values(), default=0)))) + SPARE_DIGITS)
+    wide = {key: value if key in ("enum", "const") else _widened(value) for key, value in schema.items()}
+    return wide | {key: -farthest if key in BOUNDS[:2] else farthest for key in bounds}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _finite(schema: Any) -> Any:
