@@ -25,6 +25,7 @@ from drone_ft.local.chat import Chat, read_chat
 from drone_ft.local.files import FileStore
 from drone_ft.local.job_checks import read_settings
 from drone_ft.local.jobs import UNDER_WAY, JobStore, trained_settings
+from drone_ft.local.openapi import describe
 from drone_ft.local.runner import Runner
 
 PURPOSES = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
@@ -65,6 +66,10 @@ class Routes:
     async def health(self, request: Request) -> Response:
         """Alive; never waits for a model or a job."""
         return JSONResponse({"status": "ok", "training": self.jobs.oldest("running") is not None})
+
+    def openapi(self, request: Request) -> Response:
+        """What this server answers, described for programs."""
+        return JSONResponse(describe(self.routes()))
 
     def list_models(self, request: Request) -> Response:
         """All models, the base first."""
@@ -208,6 +213,7 @@ class Routes:
         job = "/v1/fine_tuning/jobs/{id}"
         return [
             Route("/health", self.health),
+            Route("/openapi.json", self.openapi),
             Route("/v1/models", self.list_models),
             Route("/v1/models/{model:path}", self.get_model, methods=["GET"]),
             Route("/v1/models/{model:path}", self.delete_model, methods=["DELETE"]),

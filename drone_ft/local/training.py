@@ -3,7 +3,7 @@
 JOB_DIR holds job.json, train.jsonl and perhaps validation.jsonl; it gains events.jsonl, one checkpoint an epoch,
 result.csv, and error.json if all goes wrong. The finished adapter goes to the job's output_dir. Killed at any
 moment, it resumes from its last checkpoint and ends with the same weights as if nothing had happened.
-Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM).
+Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM, or whoever started it is gone).
 `accelerate launch -m drone_ft.local.training JOB_DIR` spreads it over devices.
 """
 
@@ -162,7 +162,7 @@ class Training:
     def __init__(self, folder: Path, accelerator: Any) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.journal = Journal(folder / "events.jsonl", accelerator.is_main_process)
-        self.cancelled = False
+        self.cancelled, self.started_by = False, os.getppid()
         self.durations: list[float] = []
 
     def run(self) -> None:
@@ -239,7 +239,7 @@ class Training:
         parts = math.ceil(LEAST_POINTS / job.epochs)
         pauses = {len(order) * part // parts for part in range(1, parts)}
         for indices in order[progress.batch :]:
-            if self.cancelled:
+            if self.cancelled or os.getppid() != self.started_by:  # nobody follows the job of a killed server
                 self._stop(data, learner, progress)
             torch.manual_seed(job.seed + progress.step)  # the same draws whether or not the run was interrupted
             start = time.perf_counter()

@@ -16,6 +16,7 @@ from drone_ft.synthesis.phrasebook import Phrasebook
 
 IMPOSSIBLE = 0.31  # share of all requests, at most: more of them, and the model refuses what it could do
 LEAST_IMPOSSIBLE = 120  # as many are kept even so
+SLIPS = 0.03  # share of requests with a slip of the finger
 MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
 
 
@@ -70,6 +71,7 @@ def _balanced(examples: list[Example], catalog: Catalog, seed: int) -> list[Exam
 def _as_said(example: Example, rng: random.Random) -> Example:
     """The example as one person or another says and types it; every second one gets straight to the point."""
     prompt = manner.say(example.prompt, rng) if rng.random() < 0.5 else example.prompt
+    prompt = manner.slip(prompt, rng) if rng.random() < SLIPS else prompt
     return dataset.make_example(
         manner.type_out(prompt, rng),
         example.call,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 MANNERS = Path(__file__).resolve().parents[2] / "data" / "phrasebooks" / "manners.json"
+_NUMBERS = re.compile(r"three|seven|eight|eleven|twelve|hundred|thousand|\w*(teen|ty)")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ def type_out(prompt: str, rng: random.Random) -> str:
     prompt = prompt[0].upper() + prompt[1:] if style < 2 else _low(prompt)
     prompt = prompt.rstrip(".")
     return f"{prompt}." if style == 0 and prompt[-1].isalnum() else prompt
+
+
+def slip(prompt: str, rng: random.Random) -> str:
+    """The request with a slip inside a word that is no number: a letter left out, doubled, or before its turn."""
+    words = [match.span() for match in re.finditer(r"\b[a-z]{5,}\b", prompt) if not _NUMBERS.fullmatch(match[0])]
+    if not words:
+        return prompt
+    start, end = rng.choice(words)
+    at = rng.randrange(start + 1, end - 1)
+    first, second = prompt[at], prompt[at + 1]
+    return prompt[:at] + rng.choice((second, first + first + second, second + first)) + prompt[at + 2 :]
 
 
 def _low(prompt: str) -> str:

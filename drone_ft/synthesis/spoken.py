@@ -118,7 +118,8 @@ def say_number(value: float, rng: random.Random, unit: str = "count", form: str 
     if form == "adjective":
         return _adjective(whole, unit, rng)
     ways = measures(whole, unit)
-    kind = "idiom" if "idiom" in ways and rng.random() < 0.6 else "words" if _in_words(whole, rng) else "digits"
+    share = 0.85 if unit == "s" else 0.6
+    kind = "idiom" if "idiom" in ways and rng.random() < share else "words" if _in_words(whole, rng) else "digits"
     return rng.choice(ways[kind])
 
 
@@ -178,7 +179,10 @@ def say_place(latitude: float, longitude: float, rng: random.Random, form: str =
 def some_number(low: int, high: int, rng: random.Random, unit: str = "count") -> int:
     """A value between low and high as requests have them: often small or round, often neither."""
     rounds = {
-        "s": (5, 10, 15, 20, 30, 40, 45, 60, 90, 120, 150, 180, 240, 300, 420, 600, 900, 1200, 1800, 3600),
+        "s": (
+            *(5, 10, 15, 20, 20, 30, 30, 40, 45, 60, 60, 60, 90, 120, 120, 120, 180, 180, 180, 240, 240, 300, 300, 300),
+            *(360, 420, 480, 540, 600, 600, 600, 720, 900, 900, 1200, 1200, 1500, 1800, 1800, 2400, 2700, 3000, 3600),
+        ),
         "m": (5, 10, 15, 20, 30, 50, 75, 100, 120, 150, 200, 250, 300, 400, 500, 1000, 1200, 1500, 2000, 3000),
         "deg": (5, 10, 15, 20, 30, 40, 45, 60, 75, 80, 90, 120, 135, 180),
     }.get(unit, (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100))
@@ -187,8 +191,11 @@ def some_number(low: int, high: int, rng: random.Random, unit: str = "count") ->
     if fitting and draw < 0.6:
         return rng.choice(fitting)
     if low > 0 and draw < 0.93:
-        return min(high, max(low, round(float(low * (high / low) ** rng.random()))))
-    return rng.randint(low, high)
+        value = min(high, max(low, round(float(low * (high / low) ** rng.random()))))
+    else:
+        value = rng.randint(low, high)
+    # who wants more than two minutes counts in minutes
+    return max(low, value // 60 * 60) if unit == "s" and value > 120 else value
 
 
 def some_place(rng: random.Random) -> tuple[float, float]:

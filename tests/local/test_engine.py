@@ -12,9 +12,10 @@ from jsonschema import Draft202012Validator
 
 from drone_ft.local import engine as engine_module
 from drone_ft.local import reading, weights
+from drone_ft.local.calls import JSON
 from drone_ft.local.engine import Answer, Engine, UnknownModel
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings, build, tools_key
-from tests.local.test_prompt import TOOLS, tool
+from tests.local.test_prompt import ALTITUDE, TOOLS, tool
 from tests.local.tiny import make_tiny_model
 
 WORDS = ["go up", "take a picture of the house down there", "land", "come back now, quickly", "15", "lights on please"]
@@ -71,6 +72,62 @@ def test_required_calls_are_always_valid(engine: Engine, model: str, temperature
     for answer in engine.answer(model, requests):
         assert len(answer.calls) == 1
         assert_valid(answer)
+
+
+def wish_for(monkeypatch: pytest.MonkeyPatch, engine: Engine, *texts: str) -> None:
+    """Let the model want these answers, the first one most."""
+    choose, engine_tokens = Engine._choose, engine._tokenizer
+
+    def wishing(self: Engine, rows: list[Any], logits: Any) -> None:
+        for row, line in zip(rows, logits, strict=True):
+            for strength, text in zip((1000.0, 100.0, 10.0), texts, strict=False):
+                rest = text.removeprefix(engine_tokens.decode(row.written))
+                if rest != text or not row.written:
+                    line[engine_tokens(rest, add_special_tokens=False)["input_ids"][0]] += strength
+        choose(self, rows, logits)
+
+    monkeypatch.setattr(Engine, "_choose", wishing)
+
+
+HIGH = JSON.call("fly_up", {"altitude": 900})
+FAR = JSON.call("home", {"coordinates": {"latitude": 120.5, "longitude": 8.2}})
+LONG = JSON.call("camera", {"mode": "video", "duration": 36000})
+LAND = JSON.call("land", {})
+FLY = [tool("fly_up", ALTITUDE), tool("fly_down"), *TOOLS[1:3], tool("land")]  # who wants "fly" wants no fly_down
+NEAR = JSON.call("fly_up", {"altitude": 90})
+
+
+@pytest.mark.parametrize(
+    ("wishes", "names"),
+    [
+        ((HIGH, LAND), ["land"]),
+        ((FAR, LAND), ["land"]),
+        ((LONG, LAND), ["land"]),
+        ((HIGH, LONG, LAND), ["camera"]),  # the likelier of what is left, though held to its bounds then
+        ((NEAR, LAND), ["fly_up"]),
+        ((HIGH.replace("900", "0"), LAND), ["land"]),
+        ((HIGH.replace("900", "-9"), LAND), ["land"]),
+    ],
+)
+def test_a_number_beyond_its_bounds_is_not_pressed_into_them(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, wishes: tuple[str, ...], names: list[str]
+) -> None:
+    engine.answer("tiny", [ask("?")])
+    wish_for(monkeypatch, engine, *wishes)
+    (answer,) = engine.answer("tiny", [ask("go up 900 metres", tools=FLY)])
+    assert [name for name, _ in answer.calls] == names
+    assert_valid(answer, FLY)
+
+
+@pytest.mark.parametrize("changes", [{"tool_choice": {"name": "fly_up"}}, {"tools": FLY[:1]}])
+def test_the_only_function_that_may_be_called_is_held_to_its_bounds(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    engine.answer("tiny", [ask("?")])
+    wish_for(monkeypatch, engine, HIGH)
+    (answer,) = engine.answer("tiny", [ask("go up 900 metres", **{"tools": FLY} | changes)])
+    assert answer.calls[0][0] == "fly_up"
+    assert_valid(answer, FLY)
 
 
 def test_text_without_end_is_ended_so_that_the_call_stays_valid(engine: Engine) -> None:

@@ -98,9 +98,9 @@ class FakeEngine:
 class Running:
     """A server in a thread, with a client and what is behind it."""
 
-    def __init__(self, workspace: Path, **settings) -> None:
+    def __init__(self, workspace: Path, engine=None, **settings) -> None:
         self.workspace = workspace
-        self.engine = FakeEngine(workspace / "engine" / "models")
+        self.engine = engine or FakeEngine(workspace / "engine" / "models")
         self.app = create_app(self.engine, workspace, **{"command": TRAINING, "grace": 1.0, **settings})
         self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_level="error"))
         self.thread = threading.Thread(target=self.server.run, daemon=True)

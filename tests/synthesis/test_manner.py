@@ -34,6 +34,17 @@ def test_names_and_abbreviations_keep_their_capitals(prompt: str, kept: str) -> 
     assert all(kept in manner.type_out(prompt, random.Random(seed)) for seed in MANY)
 
 
+def test_a_slip_is_inside_one_word_and_never_in_a_number() -> None:
+    prompt = "Rise three hundred metres, fifteen LEDs yellow 120"
+    said = {manner.slip(prompt, random.Random(seed)) for seed in MANY}
+    assert {"yelow", "yellwo", "yelloow", "mettres"} <= {word.strip(",") for text in said for word in text.split()}
+    for text in said:
+        changed = [old for old, new in zip(prompt.split(), text.split(), strict=True) if old != new]
+        assert set(changed) <= {"metres,", "yellow"} and len(changed) <= 1, text
+        assert text[0] == "R" and abs(len(text) - len(prompt)) <= 1, text
+    assert manner.slip("go up 7 m", random.Random(1)) == "go up 7 m"
+
+
 def test_please_is_not_said_twice() -> None:
     said = [manner.say("please land", random.Random(seed)) for seed in MANY]
     assert not any(text.count("please") > 1 for text in said)
