@@ -14,6 +14,9 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import TypeAdapter
 from starlette.routing import Route
 
+from drone_ft.local.chat import MOST_CHOICES, NEUTRAL
+from drone_ft.local.files import PURPOSES
+
 Json = dict[str, Any]
 
 _BODIES: dict[str, Any] = {"chat": CompletionCreateParamsNonStreaming, "create_job": job_create_params.JobCreateParams}
@@ -37,7 +40,7 @@ _LISTS: dict[str, Any] = {
     "list_events": FineTuningJobEvent,
     "list_checkpoints": FineTuningJobCheckpoint,
 }
-_PAGED = {"limit": {"type": "integer"}, "after": {"type": "string"}}
+_PAGED = {"limit": {"type": "integer", "minimum": 1}, "after": {"type": "string"}}
 _QUERIES: dict[str, Json] = {
     "list_files": _PAGED | {"order": {"type": "string", "enum": ["asc", "desc"]}, "purpose": {"type": "string"}},
     "list_jobs": _PAGED,
@@ -46,9 +49,13 @@ _QUERIES: dict[str, Json] = {
 }
 _UPLOAD = {
     "type": "object",
-    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": list(PURPOSES)},
+    },
     "required": ["file", "purpose"],
 }
+_REFUSED = (*NEUTRAL, "integrations")
 _ERROR = {
     "type": "object",
     "properties": {
@@ -67,9 +74,9 @@ _ERROR = {
 }
 
 
-def describe(routes: Sequence[Route]) -> Json:
-    """The OpenAPI document of these routes."""
-    schemas: Json = {"Error": _ERROR}
+def describe(routes: Sequence[Route], models: Sequence[str]) -> Json:
+    """The OpenAPI document of these routes, and of the models they answer with."""
+    schemas: Json = {"Error": _ERROR, "ModelId": {"type": "string", "enum": list(models)}}
     paths: dict[str, Json] = {}
     for route in routes:
         path = re.sub(r":path\}", "}", route.path)
@@ -100,10 +107,20 @@ def _operation(route: Route, path: str, schemas: Json) -> Json:
         },
     }
     if name in _BODIES:
-        operation["requestBody"] = {"required": True, "content": _json(_schema(_BODIES[name], schemas, "validation"))}
+        operation["requestBody"] = {"required": True, "content": _json(_body(_BODIES[name], schemas))}
     elif name == "create_file":
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
     return operation
+
+
+def _body(kind: Any, schemas: Json) -> Json:
+    """What the API takes, less what this computer refuses."""
+    body = _schema(kind, schemas, "validation")
+    known = {key: part for key, part in body["properties"].items() if key not in _REFUSED}
+    known["model"] = {"$ref": "#/components/schemas/ModelId"}
+    if "n" in known:
+        known["n"] = {"type": "integer", "minimum": 1, "maximum": MOST_CHOICES}
+    return body | {"properties": known, "additionalProperties": False}
 
 
 def _reply(name: str, schemas: Json) -> Json:

@@ -22,13 +22,11 @@ from drone_ft.local import api, replies
 from drone_ft.local.api import ApiError, bad
 from drone_ft.local.batching import Answer, Batcher, Engine
 from drone_ft.local.chat import Chat, read_chat
-from drone_ft.local.files import FileStore
+from drone_ft.local.files import PURPOSES, FileStore
 from drone_ft.local.job_checks import read_settings
 from drone_ft.local.jobs import UNDER_WAY, JobStore, trained_settings
 from drone_ft.local.openapi import describe
 from drone_ft.local.runner import Runner
-
-PURPOSES = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
 
 
 class Routes:
@@ -69,7 +67,7 @@ class Routes:
 
     def openapi(self, request: Request) -> Response:
         """What this server answers, described for programs."""
-        return JSONResponse(describe(self.routes()))
+        return JSONResponse(describe(self.routes(), self.engine.models()))
 
     def list_models(self, request: Request) -> Response:
         """All models, the base first."""
