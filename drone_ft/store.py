@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from drone_ft.dataset import Example
 from drone_ft.endpoints import workspace
 from drone_ft.errors import StoreError
 
-NEWEST_MIGRATION = "0002"
+NEWEST_MIGRATION = "0003"
 metadata = sa.MetaData()
 catalogs = sa.Table(
     "catalogs",
@@ -46,9 +47,15 @@ jobs = sa.Table(
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
-    # A frozen copy of what the job was trained on.
-    sa.Column("train_jsonl", sa.Text, nullable=False),
-    sa.Column("validation_jsonl", sa.Text, nullable=False),
+)
+# A frozen copy of what a job was trained on, compressed. Apart from the job, which changes every few seconds while it
+# trains: a database writes a row whole, and these may have a hundred megabytes.
+job_data = sa.Table(
+    "job_data",
+    metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("train", sa.LargeBinary, nullable=False),
+    sa.Column("validation", sa.LargeBinary, nullable=False),
 )
 # Apart from their jobs: there are hundreds a job, and a list of jobs does without them.
 job_events = sa.Table(
@@ -270,9 +277,9 @@ class Store:
         """The frozen training and validation JSONL of a job."""
         with self._transaction() as connection:
             row = connection.execute(
-                sa.select(jobs.c.train_jsonl, jobs.c.validation_jsonl).where(jobs.c.id == job_id)
+                sa.select(job_data.c.train, job_data.c.validation).where(job_data.c.job == job_id)
             ).first()
-        return (row[0], row[1]) if row else ("", "")
+        return (zlib.decompress(row[0]).decode(), zlib.decompress(row[1]).decode()) if row else ("", "")
 
     def save_job(
         self, job: fine_tuning.Job, train_jsonl: str | None = None, validation_jsonl: str | None = None
@@ -282,8 +289,9 @@ class Store:
         del body["events"]
         with self._transaction() as connection:
             if not connection.execute(jobs.update().where(jobs.c.id == job.id).values(body=body)).rowcount:
-                data = {"train_jsonl": train_jsonl or "", "validation_jsonl": validation_jsonl or ""}
-                connection.execute(jobs.insert().values(id=job.id, created=job.created, body=body, **data))
+                train, validation = (zlib.compress((text or "").encode()) for text in (train_jsonl, validation_jsonl))
+                connection.execute(jobs.insert().values(id=job.id, created=job.created, body=body))
+                connection.execute(job_data.insert().values(job=job.id, train=train, validation=validation))
             told = int(
                 connection.scalar(sa.select(sa.func.count()).where(job_events.c.job == job.id).select_from(job_events))
                 or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -43,6 +44,9 @@ def make_first_version(folder: Path, events: list[dict[str, Any]] = TOLD) -> Non
     """Turn a fresh store back into one of the first version, with a job."""
     with sqlite3.connect(folder / "drone_ft.db") as database:
         database.execute("DROP TABLE job_events")
+        database.execute("DROP TABLE job_data")
+        for name in ("train_jsonl", "validation_jsonl"):
+            database.execute(f"ALTER TABLE jobs ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
         body = json.dumps({**OLD_BODY, "events": events})
         database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train\n', '')", [body])
@@ -100,6 +104,18 @@ def test_a_jobs_events_are_added_and_none_is_lost_when_it_is_saved_without_them(
     assert store.job("j") == dataclasses.replace(job, status="failed", events=events)
 
 
+def test_a_job_that_changes_does_not_write_its_data_again(tmp_path: Path) -> None:
+    store, numbers = Store(tmp_path), random.Random(1)
+    data = "".join(f'{{"noise": {numbers.random()}}}\n' for _ in range(20_000))
+    job = Job("j", "this computer", "ftjob-1", "base", "s", 3, "running", 1.0)
+    store.save_job(job, data, data)
+    written = tmp_path / "drone_ft.db-wal"
+    before = written.stat().st_size
+    for step in range(20):
+        store.save_job(dataclasses.replace(job, message=f"Step {step}"))
+    assert written.stat().st_size - before < 20 * 20_000 and store.job_data("j") == (data, data)
+
+
 def test_a_database_of_the_first_version_keeps_its_jobs_and_their_events(tmp_path: Path) -> None:
     Store(tmp_path)
     make_first_version(tmp_path)
@@ -140,7 +156,7 @@ def test_a_migration_killed_in_the_middle_is_done_again_whole(version: str, tmp_
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == -9
     with sqlite3.connect(tmp_path / "drone_ft.db") as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    assert "job_events" not in tables and ("jobs" in tables) == (version == "first"), "nothing half done"
+    assert not {"job_events", "job_data"} & tables and ("jobs" in tables) == (version == "first"), "nothing half done"
     job = Store(tmp_path).job("j")
     assert (job.events if job else None) == (TOLD if version == "first" else None)
     assert Store(tmp_path).job_data("j") == (("train\n", "") if version == "first" else ("", ""))

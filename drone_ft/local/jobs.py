@@ -178,10 +178,11 @@ class JobStore:
         """When a running job will end, as far as its last event knows; Unix seconds."""
         if job.status != "running":
             return None
-        for event in self.events(job):
-            left = event.data.get("seconds_left") if isinstance(event.data, dict) else None
+        for _, event in reversed([*_lines(self.folder(job) / "events.jsonl")]):
+            data = event.get("data")
+            left = data.get("seconds_left") if isinstance(data, dict) else None
             if isinstance(left, (int, float)):
-                return int(event.created_at + left)
+                return int(event.get("created_at", job.created_at) + left)
         return None
 
 
