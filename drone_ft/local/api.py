@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from drone_ft.errors import CatalogError, DroneFTError
-from drone_ft.local.engine import UnknownModel
 from drone_ft.local.prompt import PromptError
+from drone_ft.local.shelf import UnknownModel
 
 Json = dict[str, Any]
 Item = TypeVar("Item")

@@ -7,32 +7,25 @@ forces is appended unread and unasked; the model only decides where there is a c
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import threading
-from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drone_ft.errors import WeightsError
-from drone_ft.local import calls, packing, reading, weights
+from drone_ft.local import calls, reading, weights
 from drone_ft.local.calls import Tool, Writing, function_of
-from drone_ft.local.grammar import Grammars, beyond
+from drone_ft.local.grammar import Grammars, grammar
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
+from drone_ft.local.shelf import Loaded, Shelf
 
 CHUNK = 64  # rows read together: more gain little speed and cost memory
-TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
 PREFIXES_KEPT = 4
 DEFAULT_MAX_TOKENS = 512
+LONGEST_NAME = 64  # letters of a function's name
 OTHERS = 4  # other beginnings kept at each choice, until the function to call is settled
 CLOSING_TOKENS = 64  # room kept to end a call properly when its text grows without end
-
-
-class UnknownModel(WeightsError):
-    """No base or tuned model has the id asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +60,14 @@ class _Row:
     generator: Any
     unread: list[int]
     budget: int
+    wide: bool  # whether its numbers may leave their bounds at first
     written: list[int] = field(default_factory=list)
     told: list[Token] = field(default_factory=list)  # of what is written, when it was asked for
-    named: bool = False  # whether the function to call is settled
+    named: bool = False  # whether it is settled which function is called, as far as that matters
     chance: float = 0.0  # logarithm, of what is written until then
     others: list[tuple[float, list[int]]] = field(default_factory=list)  # (chance, other beginning) until then
+    kept: int | None = None  # how many of its calls are told, None for all
     finish: str | None = None
-
-
-@dataclass
-class _Loaded:
-    """A model in memory with the prefixes it has read."""
-
-    model: Any
-    settings: Settings | None
-    prefixes: OrderedDict[str, Any] = field(default_factory=OrderedDict)
 
 
 class Engine:
@@ -91,12 +77,9 @@ class Engine:
     """
 
     def __init__(self, models_dir: Path, source: weights.Source | None = None, jobs_dir: Path | None = None) -> None:
-        self.models_dir, self.jobs_dir = Path(models_dir), jobs_dir
         self.source = source or weights.resolve()
+        self._shelf = Shelf(models_dir, self.source, jobs_dir)
         self._lock = threading.RLock()
-        self._base: _Loaded | None = None
-        self._tuned: OrderedDict[str, _Loaded] = OrderedDict()
-        self._tokenizer: Any = None
         self._grammars: Any = None
         self._closers: Any = None
 
@@ -104,81 +87,35 @@ class Engine:
 
     def models(self) -> list[str]:
         """Ids of the base model and of every finished tuned model."""
-        return [self.source.name, *sorted(self._finished())]
+        return self._shelf.ids()
 
     def has(self, model_id: str) -> bool:
         """Whether a model answers under this id: one of `models`, or a checkpoint of a job."""
-        return model_id in self.models() or model_id in self._checkpoints()
+        return self._shelf.has(model_id)
 
     def settings(self, model_id: str) -> Settings:
         """What a tuned model remembers of its training. Raises UnknownModel, for the base model too."""
-        found = self._read_settings(self._folder(model_id))
-        assert found is not None
-        return found
+        return self._shelf.settings(model_id)
 
     def whole(self, model_id: str) -> tuple[Any, Any]:
         """A tuned model with its adapter merged in, and the tokenizer. Raises UnknownModel, WeightsError."""
         with self._lock:
-            return _merged(self._load_base().model, self._folder(model_id), model_id), self._tokenizer
+            return self._shelf.merged(model_id), self._shelf.tokenizer
 
     def forget(self, model_id: str) -> None:
         """Drop a tuned model from memory, for instance before its folder is deleted."""
         with self._lock:
-            self._tuned.pop(model_id, None)
+            self._shelf.forget(model_id)
 
-    def _finished(self) -> dict[str, Path]:
-        return self._folders(self.models_dir.glob("*/settings.json"))
+    def _load(self, model_id: str) -> Loaded:
+        loaded = self._shelf.load(model_id)
+        if self._grammars is None:
+            self._grammars = Grammars(loaded.model, self._tokenizer)
+        return loaded
 
-    def _checkpoints(self) -> dict[str, Path]:
-        return self._folders(self.jobs_dir.glob("*/checkpoints/epoch-*/settings.json")) if self.jobs_dir else {}
-
-    def _folders(self, settings_files: Iterable[Path]) -> dict[str, Path]:
-        found = {}
-        for path in sorted(settings_files):
-            settings = self._read_settings(path.parent)
-            # an adapter fits the base it was learnt with, and no other
-            if settings is not None and settings.base == self.source.name:
-                found[settings.id] = path.parent
-        return found
-
-    @staticmethod
-    def _read_settings(folder: Path) -> Settings | None:
-        try:
-            return Settings.from_json(json.loads((folder / "settings.json").read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def _folder(self, model_id: str) -> Path:
-        folder = self._finished().get(model_id) or self._checkpoints().get(model_id)
-        if folder is None:
-            known = ", ".join(self.models())
-            raise UnknownModel(f"There is no model {model_id!r} here; there is: {known}. Check the model's name.")
-        return folder
-
-    def _load_base(self) -> _Loaded:
-        if self._base is None:
-            weights.use_physical_cores()
-            model, self._tokenizer = weights.load(self.source)
-            model = model.to(_device())
-            if packing.can_pack(model):
-                packing.pack(model)
-            self._grammars = Grammars(model, self._tokenizer)
-            self._base = _Loaded(model, None)
-        return self._base
-
-    def _load(self, model_id: str) -> _Loaded:
-        base = self._load_base()
-        if model_id == self.source.name:
-            return base
-        if model_id not in self._tuned:
-            folder = self._folder(model_id)
-            settings = self._read_settings(folder)
-            assert settings is not None
-            while len(self._tuned) >= TUNED_KEPT:
-                self._tuned.popitem(last=False)
-            self._tuned[model_id] = _Loaded(_merged(base.model, folder, model_id), settings)
-        self._tuned.move_to_end(model_id)
-        return self._tuned[model_id]
+    @property
+    def _tokenizer(self) -> Any:
+        return self._shelf.tokenizer
 
     # Answers
 
@@ -196,7 +133,7 @@ class Engine:
         """Pieces of one answer's text as they are written; the generator's return value is the whole Answer."""
         with self._lock:
             loaded = self._load(model_id)
-            row = self._row(loaded, request)
+            row = self._row(loaded, request, among=request.callable)
             sent = ""
             for _ in self._run(loaded, [row]):
                 text = self._text(row)
@@ -209,19 +146,22 @@ class Engine:
                 yield answer.text[len(sent) :]
             return answer
 
-    def _other_way(self, loaded: _Loaded, row: _Row) -> _Row | None:
-        """Where a call left its bounds: the likeliest other beginning, now held to them; None where all is well.
+    def _other_way(self, loaded: Loaded, row: _Row) -> _Row | None:
+        """Where a number left its bounds: the likeliest other beginning, now held to them; None where all is well.
 
-        What was asked for is not what that function does, so it is left out, where there is another.
+        What was asked for is not what that function does, so it is left out. Of several calls those before it stay.
         """
-        tools, choice = row.request.callable, row.request.tool_choice
-        misfits = beyond(calls.read(self._text(row), tools, row.writing), tools)
-        if not misfits:
+        if not row.wide:
             return None
-        left = [tool for tool in tools if function_of(tool)["name"] not in misfits]
-        if isinstance(choice, dict) or not left:
-            return self._row(loaded, row.request, bounded=tools)
-        other = self._row(loaded, row.request, bounded=left)
+        fitting = self._grammars.matcher(row.request, row.writing).validate_tokens(row.written)
+        made = calls.read(self._text(row), row.request.callable, row.writing)
+        if fitting == len(row.written) or not made:
+            return None
+        row.kept = str(self._tokenizer.decode(row.written[:fitting])).count(row.writing.between) - 1
+        if row.kept > 0:
+            return None
+        left = [tool for tool in row.request.callable if function_of(tool)["name"] != made[0][0]]
+        other = self._row(loaded, row.request, among=left)
         for _, begun in sorted(row.others, reverse=True):
             if self._begin(other, begun):
                 break
@@ -238,8 +178,8 @@ class Engine:
         self._force(row)
         return True
 
-    def _row(self, loaded: _Loaded, request: ChatRequest, bounded: Sequence[Tool] = ()) -> _Row:
-        """A request at its beginning; to be answered with `bounded`, where there are any, of its tools."""
+    def _row(self, loaded: Loaded, request: ChatRequest, among: Sequence[Tool] = ()) -> _Row:
+        """A request at its beginning; `among`: the tools left to call, held to the bounds of their numbers."""
         import torch
 
         prompt = build(self._tokenizer, request, loaded.settings)
@@ -253,16 +193,19 @@ class Engine:
                 "messages",
             )
         writing = writing_of(self._tokenizer, loaded.settings)
-        asked = replace(request, tools=bounded) if bounded else request
-        matcher = self._grammars.matcher(asked, writing, bounded=bool(bounded))
+        asked = replace(request, tools=among) if among else request
+        wide = not among and grammar(request, writing, wide=True) != grammar(request, writing)
+        matcher = self._grammars.matcher(asked, writing, wide=wide)
         generator = torch.Generator().manual_seed(request.seed or 0)
-        row = _Row(request, writing, prompt, matcher, generator, list(prompt.ids), min(budget, room))
+        row = _Row(
+            asked, writing, prompt, matcher, generator, list(prompt.ids), min(budget, room), wide, named=not wide
+        )
         self._force(row)
         return row
 
     def _answer(self, row: _Row) -> Answer:
         text = self._text(row)
-        made = calls.read(text, row.request.callable, row.writing)
+        made = calls.read(text, row.request.callable, row.writing)[: row.kept]
         finish = row.finish or "stop"
         if made:
             text, finish = "", "tool_calls"
@@ -285,7 +228,7 @@ class Engine:
 
     # Steps
 
-    def _finish(self, loaded: _Loaded, rows: Sequence[_Row]) -> None:
+    def _finish(self, loaded: Loaded, rows: Sequence[_Row]) -> None:
         """Write the rows' answers, those that share a prefix together."""
         groups: dict[str, list[_Row]] = {}
         for row in rows:
@@ -297,7 +240,7 @@ class Engine:
                 for _ in self._run(loaded, group[start : start + CHUNK]):
                     pass
 
-    def _run(self, loaded: _Loaded, rows: list[_Row]) -> Iterator[None]:
+    def _run(self, loaded: Loaded, rows: list[_Row]) -> Iterator[None]:
         """Advance the rows, which share a prefix, until all are finished; yields after every forward pass."""
         import torch
 
@@ -316,7 +259,7 @@ class Engine:
                 reader.forget(number)
             yield
 
-    def _prefix(self, loaded: _Loaded, prompt: Prompt) -> Any:
+    def _prefix(self, loaded: Loaded, prompt: Prompt) -> Any:
         """The model's memory of the prefix; read once."""
         import torch
 
@@ -344,7 +287,7 @@ class Engine:
             if token in ends:
                 row.finish = "stop"
                 continue
-            if row.matcher is not None and not row.named:
+            if not row.named:
                 _note_others(row, token, scores)
             if row.request.logprobs is not None:
                 row.told.append(self._token(token, scores, row.request.logprobs))
@@ -353,9 +296,14 @@ class Engine:
             if row.matcher is not None:
                 row.matcher.consume_token(token)
             self._force(row)
-            row.named = row.named or row.writing.between in self._tokenizer.decode(row.written)
+            row.named = row.named or self._is_named(row)
             if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
                 row.finish = "stop"
+
+    def _is_named(self, row: _Row) -> bool:
+        """Whether an answer is past the name of the function it calls, or too long for one."""
+        rest = self._tokenizer.decode(row.written).lstrip()[len(row.writing.before.lstrip()) :]
+        return row.writing.between in rest or len(rest) > LONGEST_NAME + len(row.writing.between)
 
     def _token(self, token: int, scores: Any, likeliest: int) -> Token:
         """What to tell of a chosen token; among what the grammar admits, as it was chosen."""
@@ -455,24 +403,3 @@ def _held_back(text: str, row: _Row) -> int:
         if any(stop[:length] == text[-length:] for stop in row.request.stop if len(stop) >= length):
             return length
     return 0
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _merged(base: Any, folder: Path, model_id: str) -> Any:
-    """A copy of the base with the adapter merged in; what no adapter touches is shared, not copied."""
-    from peft import PeftModel
-
-    embeddings = base.get_input_embeddings().weight
-    try:
-        twin = copy.deepcopy(base, {id(embeddings): embeddings})
-        return PeftModel.from_pretrained(twin, str(folder)).merge_and_unload().eval()
-    except Exception as error:
-        raise WeightsError(
-            f"The tuned model {model_id} cannot be loaded: its adapter in {folder} is missing or damaged "
-            f"({type(error).__name__}). Train it again."
-        ) from error

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-
 from drone_ft.errors import CatalogError
-from drone_ft.local.calls import JSON, Tool, Writing, function_of
+from drone_ft.local.calls import JSON, Writing, function_of
 from drone_ft.local.prompt import ChatRequest, PromptError
 from drone_ft.schema import variants
 
 MAX_CALLS = 8
 FINEST = 1e-9
-SPARE_DIGITS = 2  # how many more than a bound's own a number may have where bounds are not held to
-BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+SPARE_DIGITS = 2  # how many more than its bounds a number may have in a wide grammar
+WIDEST = 10**18  # farther than any regular expression for a number goes
+LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 KEPT = 16
 
 
@@ -36,11 +33,11 @@ class Grammars:
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._admitted = 0  # one bit a token
 
-    def matcher(self, request: ChatRequest, writing: Writing, *, bounded: bool = False) -> Any | None:
+    def matcher(self, request: ChatRequest, writing: Writing, *, wide: bool = False) -> Any | None:
         """A fresh matcher of a request's answer, None where any text will do. Raises PromptError."""
         import llguidance
 
-        text = grammar(request, writing, bounded=bounded)
+        text = grammar(request, writing, wide=wide)
         if text is None:
             return None
         if text not in self._kept:
@@ -55,7 +52,7 @@ class Grammars:
 
         What is admitted there is noted in `admitted`. Raises PromptError.
         """
-        matcher = self.matcher(request, writing)
+        matcher = self.matcher(request, writing, wide=True)
         if matcher is None:
             return None
         found, admitted = [], 0
@@ -89,11 +86,11 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     return ends
 
 
-def grammar(request: ChatRequest, writing: Writing, *, bounded: bool = False) -> str | None:
+def grammar(request: ChatRequest, writing: Writing, *, wide: bool = False) -> str | None:
     """The llguidance grammar of the answer, None where any text will do. Raises PromptError.
 
-    Unless `bounded`, a call's numbers may leave their bounds: held to them, a model that means 400 would write 40.
-    `beyond` tells such calls.
+    A `wide` one lets a call's numbers leave their bounds, where another function could be called instead: held to
+    them, a model that means 900 writes 90.
     """
     wanted = json.dumps(request.schema) if request.schema is not None else ""
     tools, choice = list(request.callable), request.tool_choice
@@ -105,19 +102,10 @@ def grammar(request: ChatRequest, writing: Writing, *, bounded: bool = False) ->
             raise PromptError(
                 f"tool_choice names the function {choice.get('name')!r}, which is not among the tools.", "tool_choice"
             )
-    return _compile(json.dumps(tools), writing, choice == "auto", request.parallel, wanted, bounded)
-
-
-def beyond(calls: Sequence[tuple[str, str]], tools: Sequence[Tool]) -> list[str]:
-    """Names of the functions that calls, (name, arguments as JSON text), give a number out of its bounds."""
-    parameters = {function_of(tool)["name"]: function_of(tool)["parameters"] for tool in tools}
-    found = [(name, Draft202012Validator(parameters[name]).iter_errors(json.loads(text))) for name, text in calls]
-    return [name for name, errors in found if any(_is_bound(error) for error in errors)]
-
-
-def _is_bound(error: ValidationError) -> bool:
-    """Whether what is wrong is a number's size, perhaps in one of several alternatives."""
-    return error.validator in BOUNDS or any(_is_bound(part) for part in error.context or ())
+    more = (json.dumps(tools), writing, choice == "auto", request.parallel, wanted)
+    bounded = _compile(*more)  # first: it says what is wrong with the tools
+    # chances are told of one way of writing an answer only
+    return _compile(*more, wide=True) if wide and len(tools) > 1 and request.logprobs is None else bounded
 
 
 @lru_cache(maxsize=32)
@@ -138,14 +126,16 @@ def _fitting(wanted: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _compile(tools_json: str, writing: Writing, text_allowed: bool, parallel: bool, wanted: str, bounded: bool) -> str:
+def _compile(
+    tools_json: str, writing: Writing, text_allowed: bool, parallel: bool, wanted: str, wide: bool = False
+) -> str:
     """A Lark grammar: one call (or several), or else text that does not begin like one, or that fits a schema."""
     import llguidance
 
     functions = [function_of(tool) for tool in json.loads(tools_json)]
     more = parallel and writing.joint is not None
     many = f"call ({_literal(writing.joint or '')}call){{0,{MAX_CALLS - 1}}}" if more else "call"
-    rules = [_call_rule(function, writing, bounded) for function in functions]
+    rules = [_call_rule(function, writing, wide) for function in functions]
     lark = f"start: {many}{' | text' if text_allowed else ''}\ncall: {' | '.join(rules)}\n"
     if text_allowed and wanted:
         _compile_text(wanted)  # says what is wrong with it alone
@@ -194,11 +184,11 @@ def _not_enforceable(name: str, trouble: str) -> PromptError:
     )
 
 
-def _call_rule(function: dict[str, Any], writing: Writing, bounded: bool) -> str:
+def _call_rule(function: dict[str, Any], writing: Writing, wide: bool) -> str:
     """The Lark rule of a function's calls."""
     try:
         closed = [_closed(variant) for variant in variants(function["parameters"])]
-        arguments = [_finite(schema if bounded else _widened(schema)) for schema in closed]
+        arguments = [_finite(_widened(schema) if wide else schema) for schema in closed]
     except CatalogError as error:
         raise _not_enforceable(function["name"], str(error)) from error
     schema = json.dumps({"anyOf": arguments, "x-guidance": _spacing(writing)})
@@ -225,19 +215,19 @@ def _closed(schema: Any) -> Any:
 
 
 def _widened(schema: Any) -> Any:
-    """The same schema with room for numbers beyond their bounds, yet not for ever more digits."""
+    """The same schema with room for numbers of some digits more beyond their bounds."""
     if isinstance(schema, list):
         return [_widened(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    bounds = {key: abs(schema[key]) for key in BOUNDS if _is_finite(schema.get(key))}
+    bounds = {key: abs(schema[key]) for key in (*LOWER, *UPPER) if _is_near(schema.get(key))}
     farthest = 10 ** (len(str(int(max(bounds.values(), default=0)))) + SPARE_DIGITS)
     wide = {key: value if key in ("enum", "const") else _widened(value) for key, value in schema.items()}
-    return wide | {key: -farthest if key in BOUNDS[:2] else farthest for key in bounds}
+    return wide | {key: -farthest if key in LOWER else farthest for key in bounds}
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_near(bound: Any) -> bool:
+    return isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) < WIDEST / 10**SPARE_DIGITS
 
 
 def _finite(schema: Any) -> Any:

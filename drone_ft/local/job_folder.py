@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+FOLLOWER = "DRONE_FT_FOLLOWER"  # variable: the process that follows the training, which ends when that is gone
 UNDER_WAY = "under-way"  # the checkpoint within an epoch; the API tells of whole epochs only
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 

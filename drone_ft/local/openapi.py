@@ -55,7 +55,6 @@ _UPLOAD = {
     },
     "required": ["file", "purpose"],
 }
-_REFUSED = (*NEUTRAL, "integrations")
 _ERROR = {
     "type": "object",
     "properties": {
@@ -76,7 +75,8 @@ _ERROR = {
 
 def describe(routes: Sequence[Route], models: Sequence[str]) -> Json:
     """The OpenAPI document of these routes, and of the models they answer with."""
-    schemas: Json = {"Error": _ERROR, "ModelId": {"type": "string", "enum": list(models)}}
+    known = [{"type": "string", "enum": list(models)}, {"type": "string", "pattern": "^ft:.+:ckpt-step-[0-9]+$"}]
+    schemas: Json = {"Error": _ERROR, "ModelId": {"anyOf": known}}
     paths: dict[str, Json] = {}
     for route in routes:
         path = re.sub(r":path\}", "}", route.path)
@@ -116,16 +116,19 @@ def _operation(route: Route, path: str, schemas: Json) -> Json:
 def _body(kind: Any, schemas: Json) -> Json:
     """What the API takes, less what this computer refuses."""
     body = _schema(kind, schemas, "validation")
-    known = {key: part for key, part in body["properties"].items() if key not in _REFUSED}
+    known = {key: {"enum": list(NEUTRAL[key])} if key in NEUTRAL else part for key, part in body["properties"].items()}
+    known.pop("integrations", None)
     known["model"] = {"$ref": "#/components/schemas/ModelId"}
-    if "n" in known:
-        known["n"] = {"type": "integer", "minimum": 1, "maximum": MOST_CHOICES}
+    if "stream" in known:
+        known["stream"] = {"type": ["boolean", "null"]}
+        known["n"] = {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_CHOICES}
     return body | {"properties": known, "additionalProperties": False}
 
 
 def _reply(name: str, schemas: Json) -> Json:
     if name in _REPLIES:
-        return _json(_schema(_REPLIES[name], schemas, "serialization"))
+        streamed: Json = {"text/event-stream": {}} if name == "chat" else {}
+        return _json(_schema(_REPLIES[name], schemas, "serialization")) | streamed
     if name in _LISTS:
         items = {"type": "array", "items": _schema(_LISTS[name], schemas, "serialization")}
         return _json({"type": "object", "properties": {"data": items}, "required": ["object", "data"]})

@@ -25,7 +25,7 @@ from drone_ft.errors import DroneFTError
 from drone_ft.local import api
 from drone_ft.local.files import FileStore, write_atomically, write_json
 from drone_ft.local.job_checks import check_examples
-from drone_ft.local.job_folder import last_checkpoint
+from drone_ft.local.job_folder import FOLLOWER, last_checkpoint
 from drone_ft.local.jobs import PAUSED, Job, JobStore, trained_settings
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=ALLOCATOR | os.environ,
+                env={**ALLOCATOR, **os.environ, FOLLOWER: str(os.getpid())},
                 # Ctrl-C in the server's terminal must reach the server alone: it then stops the child in order.
                 start_new_session=True,
             )

@@ -3,7 +3,7 @@
 JOB_DIR holds job.json, train.jsonl and perhaps validation.jsonl; it gains events.jsonl, one checkpoint an epoch,
 result.csv, and error.json if all goes wrong. The finished adapter goes to the job's output_dir. Killed at any
 moment, it resumes from its last checkpoint and ends with the same weights as if nothing had happened.
-Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM, or whoever started it is gone).
+Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM, or its server is gone).
 `accelerate launch -m drone_ft.local.training JOB_DIR` spreads it over devices.
 """
 
@@ -28,7 +28,15 @@ from drone_ft.dataset import auto_epochs
 from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
 from drone_ft.local import int8, weights
 from drone_ft.local.grammar import Grammars
-from drone_ft.local.job_folder import UNDER_WAY, Journal, last_checkpoint, write_folder, write_results, write_text
+from drone_ft.local.job_folder import (
+    FOLLOWER,
+    UNDER_WAY,
+    Journal,
+    last_checkpoint,
+    write_folder,
+    write_results,
+    write_text,
+)
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import Settings
 from drone_ft.local.rows import Row, Sample, read_rows, samples, shared
@@ -162,7 +170,8 @@ class Training:
     def __init__(self, folder: Path, accelerator: Any) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.journal = Journal(folder / "events.jsonl", accelerator.is_main_process)
-        self.cancelled, self.started_by = False, os.getppid()
+        self.cancelled = False
+        self.follower = int(os.environ.get(FOLLOWER, 0))  # the server's process, where a server started this
         self.durations: list[float] = []
 
     def run(self) -> None:
@@ -239,7 +248,7 @@ class Training:
         parts = math.ceil(LEAST_POINTS / job.epochs)
         pauses = {len(order) * part // parts for part in range(1, parts)}
         for indices in order[progress.batch :]:
-            if self.cancelled or os.getppid() != self.started_by:  # nobody follows the job of a killed server
+            if self._is_over():
                 self._stop(data, learner, progress)
             torch.manual_seed(job.seed + progress.step)  # the same draws whether or not the run was interrupted
             start = time.perf_counter()
@@ -325,6 +334,16 @@ class Training:
         job.output_dir.parent.mkdir(parents=True, exist_ok=True)
         write_folder(job.output_dir, fill)
         self.journal.write(f"Done: the tuned model is {job.output_model}")
+
+    def _is_over(self) -> bool:
+        """Whether to end here, told by a signal, or by the end of whoever followed; all processes say the same."""
+        import torch
+
+        # a killed server takes the job up again when it is back; on Windows a process never loses its parent
+        over = self.cancelled or self.follower not in (0, os.getppid())
+        if self.accelerator.num_processes > 1:
+            over = bool(self.accelerator.reduce(torch.tensor(float(over), device=self.accelerator.device)).item())
+        return over
 
     def _stop(self, data: Data, learner: Learner, progress: Progress) -> None:
         """End here; whoever only paused the job goes on from this very step."""

@@ -61,7 +61,8 @@ def slip(prompt: str, rng: random.Random) -> str:
     start, end = rng.choice(words)
     at = rng.randrange(start + 1, end - 1)
     first, second = prompt[at], prompt[at + 1]
-    return prompt[:at] + rng.choice((second, first + first + second, second + first)) + prompt[at + 2 :]
+    slipped = prompt[start:at] + rng.choice((second, first + first + second, second + first)) + prompt[at + 2 : end]
+    return prompt if _NUMBERS.fullmatch(slipped) else prompt[:start] + slipped + prompt[end:]  # "there", "three"
 
 
 def _low(prompt: str) -> str:

@@ -180,7 +180,33 @@ def some_number(low: int, high: int, rng: random.Random, unit: str = "count") ->
     """A value between low and high as requests have them: often small or round, often neither."""
     rounds = {
         "s": (
-            *(5, 10, 15, 20, 20, 30, 30, 40, 45, 60, 60, 60, 90, 120, 120, 120, 180, 180, 180, 240, 240, 300, 300, 300),
+            *(
+                5,
+                10,
+                15,
+                20,
+                20,
+                30,
+                30,
+                40,
+                45,
+                60,
+                60,
+                60,
+                90,
+                120,
+                120,
+                120,
+                150,
+                180,
+                180,
+                180,
+                240,
+                240,
+                300,
+                300,
+                300,
+            ),
             *(360, 420, 480, 540, 600, 600, 600, 720, 900, 900, 1200, 1200, 1500, 1800, 1800, 2400, 2700, 3000, 3600),
         ),
         "m": (5, 10, 15, 20, 30, 50, 75, 100, 120, 150, 200, 250, 300, 400, 500, 1000, 1200, 1500, 2000, 3000),
@@ -194,8 +220,9 @@ def some_number(low: int, high: int, rng: random.Random, unit: str = "count") ->
         value = min(high, max(low, round(float(low * (high / low) ** rng.random()))))
     else:
         value = rng.randint(low, high)
-    # who wants more than two minutes counts in minutes
-    return max(low, value // 60 * 60) if unit == "s" and value > 120 else value
+    whole = value // 60 * 60
+    # who wants more than two minutes mostly counts in minutes
+    return whole if unit == "s" and value > 120 and low <= whole and rng.random() < 0.8 else value
 
 
 def some_place(rng: random.Random) -> tuple[float, float]:

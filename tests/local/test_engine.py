@@ -11,10 +11,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from drone_ft.local import engine as engine_module
-from drone_ft.local import reading, weights
+from drone_ft.local import reading, shelf, weights
 from drone_ft.local.calls import JSON
-from drone_ft.local.engine import Answer, Engine, UnknownModel
+from drone_ft.local.engine import Answer, Engine
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings, build, tools_key
+from drone_ft.local.shelf import UnknownModel
 from tests.local.test_prompt import ALTITUDE, TOOLS, tool
 from tests.local.tiny import make_tiny_model
 
@@ -83,7 +84,9 @@ def wish_for(monkeypatch: pytest.MonkeyPatch, engine: Engine, *texts: str) -> No
             for strength, text in zip((1000.0, 100.0, 10.0), texts, strict=False):
                 rest = text.removeprefix(engine_tokens.decode(row.written))
                 if rest != text or not row.written:
-                    line[engine_tokens(rest, add_special_tokens=False)["input_ids"][0]] += strength
+                    line[(engine_tokens(rest, add_special_tokens=False)["input_ids"] or self._grammars.ends)[0]] += (
+                        strength
+                    )
         choose(self, rows, logits)
 
     monkeypatch.setattr(Engine, "_choose", wishing)
@@ -117,6 +120,36 @@ def test_a_number_beyond_its_bounds_is_not_pressed_into_them(
     (answer,) = engine.answer("tiny", [ask("go up 900 metres", tools=FLY)])
     assert [name for name, _ in answer.calls] == names
     assert_valid(answer, FLY)
+
+
+@pytest.mark.parametrize(
+    ("wish", "names"),
+    [
+        (f"{LAND}\n{HIGH}", ["land"]),  # what can be done of it
+        (f"{NEAR}\n{HIGH}\n{LAND}", ["fly_up"]),
+        (f"{NEAR}\n{LAND}", ["fly_up", "land"]),
+    ],
+)
+def test_of_several_calls_those_before_the_misfit_stay(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, wish: str, names: list[str]
+) -> None:
+    engine.answer("tiny", [ask("?")])
+    wish_for(monkeypatch, engine, wish)
+    (answer,) = engine.answer("tiny", [ask("land, then go up", tools=FLY, parallel=True)])
+    assert [name for name, _ in answer.calls] == names
+
+
+def test_text_may_be_the_other_answer_and_its_letters_are_not_kept_in_mind_for_ever(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.answer("tiny", [ask("?")])
+    noted: list[int] = []
+    note = engine_module._note_others
+    monkeypatch.setattr(engine_module, "_note_others", lambda *given: (noted.append(1), note(*given)))
+    wish_for(monkeypatch, engine, HIGH, "I can't fly that high. " * 12)
+    (answer,) = engine.answer("tiny", [ask("?", tools=FLY, tool_choice="auto", max_tokens=200)])
+    assert answer.text.startswith("I can't fly that high.")
+    assert len(noted) < 60
 
 
 @pytest.mark.parametrize("changes", [{"tool_choice": {"name": "fly_up"}}, {"tools": FLY[:1]}])
@@ -215,8 +248,8 @@ def test_forced_tokens_are_not_asked_for(engine: Engine, monkeypatch: pytest.Mon
 def test_a_model_whose_attention_cannot_be_replaced_answers_the_same(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Engine(engine.models_dir, engine.source)
-    monkeypatch.setattr(engine_module.packing, "can_pack", lambda _: False)
+    plain = Engine(engine._shelf.models_dir, engine.source)
+    monkeypatch.setattr(shelf.packing, "can_pack", lambda _: False)
     requests = [ask(words) for words in WORDS[:3]] + [ask(words, tool_choice="none", max_tokens=9) for words in WORDS]
     for model in ("tiny", ID):
         assert plain.answer(model, requests) == engine.answer(model, requests)

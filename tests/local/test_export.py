@@ -9,9 +9,10 @@ import pytest
 from drone_ft import work
 from drone_ft.errors import WeightsError
 from drone_ft.local import weights
-from drone_ft.local.engine import Engine, UnknownModel
+from drone_ft.local.engine import Engine
 from drone_ft.local.export import _modelfile, _write_gguf, export
 from drone_ft.local.prompt import Settings
+from drone_ft.local.shelf import UnknownModel
 from drone_ft.store import Store
 from tests.local.test_engine import ID, WORDS, add_adapter, ask
 from tests.local.tiny import make_tiny_model

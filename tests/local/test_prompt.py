@@ -71,10 +71,12 @@ def vocabulary(tokenizer: Any) -> Any:
     return llguidance.hf.from_tokenizer(tokenizer)
 
 
-def admits(vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str, writing: Writing = JSON) -> bool:
+def admits(
+    vocabulary: Any, tokenizer: Any, request: ChatRequest, text: str, writing: Writing = JSON, *, wide: bool = False
+) -> bool:
     import llguidance
 
-    matcher = llguidance.LLMatcher(vocabulary, grammar.grammar(request, writing))
+    matcher = llguidance.LLMatcher(vocabulary, grammar.grammar(request, writing, wide=wide))
     return matcher.consume_tokens(list(prompt.encode(tokenizer, text))) and matcher.is_accepting()
 
 
@@ -108,6 +110,44 @@ def call(name: str, **arguments: Any) -> str:
 )
 def test_a_required_call_is_admitted_only_if_valid(vocabulary: Any, tokenizer: Any, text: str, allowed: bool) -> None:
     assert admits(vocabulary, tokenizer, ASK, text) is allowed
+
+
+SPEED = {
+    "type": "object",
+    "properties": {"speed": {"type": "integer", "minimum": 1, "maximum": 150}, "confirm": {"type": "boolean"}},
+    "required": ["speed"],
+    "allOf": [{"if": {"properties": {"speed": {"exclusiveMinimum": 100}}}, "then": {"required": ["confirm"]}}],
+}
+INT64 = {"type": "object", "properties": {"id": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "bounded", "wide"),
+    [
+        (call("takeoff", altitude=500), True, True),
+        (call("takeoff", altitude=900), False, True),
+        (call("takeoff", altitude=-5), False, True),
+        (call("takeoff", altitude=123456), False, False),  # no digits without end
+        (call("home", coordinates={"latitude": 120.5, "longitude": 12}), False, True),
+        (call("camera", mode="video", duration=36000), False, True),
+        (call("camera", mode="photo", duration=5), False, False),
+        (call("speed", speed=120, confirm=True), True, True),
+        (call("speed", speed=120), False, True),
+        (call("count", id=5), True, True),
+    ],
+)
+def test_a_wide_grammar_admits_numbers_beyond_their_bounds_and_nothing_else(
+    vocabulary: Any, tokenizer: Any, text: str, bounded: bool, wide: bool
+) -> None:
+    request = replace(ASK, tools=[*TOOLS, tool("speed", SPEED), tool("count", INT64)])
+    assert admits(vocabulary, tokenizer, request, text) is bounded
+    assert admits(vocabulary, tokenizer, request, text, wide=True) is wide
+
+
+@pytest.mark.parametrize("changes", [{"tools": TOOLS[:1]}, {"tool_choice": {"name": "takeoff"}}, {"logprobs": 2}])
+def test_where_nothing_else_could_be_called_numbers_are_held_to_their_bounds(changes: dict[str, Any]) -> None:
+    request = replace(ASK, **changes)
+    assert grammar.grammar(request, JSON, wide=True) == grammar.grammar(request, JSON)
 
 
 @pytest.mark.parametrize(

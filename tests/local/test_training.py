@@ -235,6 +235,16 @@ def test_the_process_is_cancelled_by_sigterm_and_goes_on_when_started_again(mode
     child.wait(30)
 
 
+def test_it_ends_when_whoever_follows_it_is_gone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(tmp_path / "job", model)
+    monkeypatch.setenv(training.FOLLOWER, str(os.getppid()))
+    assert training.main([str(folder)]) == 0
+    folder = make_job(tmp_path / "alone", model)
+    monkeypatch.setenv(training.FOLLOWER, str(os.getpid()))
+    assert training.main([str(folder)]) == training.CANCELLED
+    assert not (folder / "error.json").exists()
+
+
 PLAIN = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 
 
