@@ -29,7 +29,7 @@ _SIGNS = {"down": -1, "left": -1, "up": 1, "right": 1}
 _SLOT = re.compile(r"\{([^{}]*)\}")
 _COMMON = ("set", "get", "control", "drone", "configure", "the", "mode", "start", "stop", "toggle", "enable", "disable")
 _ATTEMPTS = 30
-EVERYDAY_USES = 2  # of an everyday wording with open values, each time with others
+EVERYDAY_USES = 3  # of an everyday wording with open values, each time with others
 
 
 @dataclass(frozen=True)
