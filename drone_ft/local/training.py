@@ -225,12 +225,18 @@ class Training:
         """The numbers to multiply: the fastest here, or those a resumed job began with, if they are to be had here."""
         checkpoint = last_checkpoint(self.folder)
         if checkpoint is None:
-            return weights.fast_numbers()
+            return self._agreed(weights.fast_numbers())
         began = json.loads((checkpoint / "progress.json").read_text("utf-8"))["dtype"]
         if began not in NUMBERS:
             raise JobError(f"The checkpoint {checkpoint} names numbers {began!r}; known are {', '.join(NUMBERS)}.")
         possible = began != "int8" or (self.accelerator.device.type == "cpu" and int8.exact())
         return str(began) if possible else "float32"
+
+    def _agreed(self, numbers: str) -> str:
+        """What the main process found: others may measure otherwise."""
+        from accelerate.utils import broadcast_object_list
+
+        return str(broadcast_object_list([numbers])[0]) if self.accelerator.num_processes > 1 else numbers
 
     def _resume(self, learner: Learner, numbers: str) -> Progress:
         checkpoint = last_checkpoint(self.folder)

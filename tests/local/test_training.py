@@ -235,6 +235,19 @@ def test_the_process_is_cancelled_by_sigterm_and_goes_on_when_started_again(mode
     child.wait(30)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the exchange between processes is tried on Unix only")
+def test_two_processes_learn_as_one(model: Path, tmp_path: Path) -> None:
+    one, two = (make_job(tmp_path / name, model, n_epochs=3) for name in ("one", "two"))
+    assert training.main([str(one)]) == 0
+    root = Path(__file__).parents[2]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    script = ["--main_process_port", "0", str(Path(__file__).with_name("float32_training.py")), str(two)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
+    done = subprocess.run([*launch, *script], env=environment, cwd=root, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+
+
 def test_it_ends_when_whoever_follows_it_is_gone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_job(tmp_path / "job", model)
     monkeypatch.setenv(training.FOLLOWER, str(os.getppid()))

@@ -84,6 +84,12 @@ def test_values_vary_and_stay_in_range() -> None:
     assert max(values) <= 150
     assert len(set(values)) > 80
     assert sum(value % 10 != 0 for value in values) > 200
+    durations = [spoken.some_number(2, 3600, rng, "s") for _ in range(600)]
+    long = [value for value in durations if value > 120]
+    assert 0.8 < sum(value % 60 == 0 for value in long) / len(long) < 1, "mostly whole minutes"
+    assert {spoken.some_number(130, 170, rng, "s") for _ in range(300)} > {150, 140}, (
+        "whole minutes may be out of reach"
+    )
     latitudes, longitudes = zip(*(spoken.some_place(rng) for _ in range(300)), strict=True)
     assert all(-90 <= value <= 90 and value for value in latitudes)
     assert all(-180 <= value <= 180 and value for value in longitudes)
