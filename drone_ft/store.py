@@ -47,6 +47,9 @@ jobs = sa.Table(
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
+    # Where processes of an older version write the data; else empty.
+    sa.Column("train_jsonl", sa.Text, nullable=False, default=""),
+    sa.Column("validation_jsonl", sa.Text, nullable=False, default=""),
 )
 # A frozen copy of what a job was trained on, compressed. Apart from the job, which changes every few seconds while it
 # trains: a database writes a row whole, and these may have a hundred megabytes.
@@ -279,7 +282,12 @@ class Store:
             row = connection.execute(
                 sa.select(job_data.c.train, job_data.c.validation).where(job_data.c.job == job_id)
             ).first()
-        return (zlib.decompress(row[0]).decode(), zlib.decompress(row[1]).decode()) if row else ("", "")
+            if row:
+                return zlib.decompress(row[0]).decode(), zlib.decompress(row[1]).decode()
+            older = connection.execute(
+                sa.select(jobs.c.train_jsonl, jobs.c.validation_jsonl).where(jobs.c.id == job_id)
+            ).first()
+        return (older[0], older[1]) if older else ("", "")
 
     def save_job(
         self, job: fine_tuning.Job, train_jsonl: str | None = None, validation_jsonl: str | None = None

@@ -45,8 +45,6 @@ def make_first_version(folder: Path, events: list[dict[str, Any]] = TOLD) -> Non
     with sqlite3.connect(folder / "drone_ft.db") as database:
         database.execute("DROP TABLE job_events")
         database.execute("DROP TABLE job_data")
-        for name in ("train_jsonl", "validation_jsonl"):
-            database.execute(f"ALTER TABLE jobs ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
         body = json.dumps({**OLD_BODY, "events": events})
         database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train\n', '')", [body])
@@ -167,8 +165,10 @@ def test_a_job_saved_by_an_older_process_is_still_read() -> None:
     store.save_job(Job("j", "e", "ftjob-1", "m", "s", 3, "running", 1.0, events=TOLD))
     with sqlite3.connect(store.folder / "drone_ft.db") as database:
         database.execute("UPDATE jobs SET body = ?", [json.dumps({**OLD_BODY, "events": TOLD})])
+        database.execute("INSERT INTO jobs VALUES ('k', 2.0, ?, 'train\n', '')", [json.dumps(OLD_BODY)])
     job = store.job("j")
     assert job and job.events == TOLD
+    assert store.job_data("k") == ("train\n", "")
 
 
 def test_removed_examples_come_back_in_their_places() -> None:

@@ -67,20 +67,32 @@ def _in_order(value: Any, schema: dict[str, Any]) -> Any:
 
 def read(text: str, tools: Sequence[Tool], writing: Writing) -> list[tuple[str, str]]:
     """The calls written in an answer as (name, arguments as JSON text); [] when it is plain text."""
+    found, rest = _read(text, tools, writing)
+    return [] if rest else found
+
+
+def complete(text: str, tools: Sequence[Tool], writing: Writing) -> int:
+    """How many whole calls the beginning of an answer holds."""
+    return len(_read(text, tools, writing)[0])
+
+
+def _read(text: str, tools: Sequence[Tool], writing: Writing) -> tuple[list[tuple[str, str]], str]:
+    """(the calls at the beginning of an answer, what follows that is none)."""
     schemas, decoder = _schemas(tools), json.JSONDecoder()
     before, after = writing.before.lstrip(), writing.after.rstrip()
-    found, rest = [], text.strip()
+    found: list[tuple[str, str]] = []
+    rest = text.strip()
     while rest:
-        name, mark, rest = rest.removeprefix(before).partition(writing.between)
+        name, mark, behind = rest.removeprefix(before).partition(writing.between)
         try:
-            arguments, end = decoder.raw_decode(rest)
+            arguments, end = decoder.raw_decode(behind)
         except ValueError:
-            return []
-        if not mark or name not in schemas or not rest.startswith(after, end):
-            return []
+            return found, rest
+        if not mark or name not in schemas or not behind.startswith(after, end):
+            return found, rest
         found.append((name, json.dumps(_unique(arguments, schemas[name]), ensure_ascii=False)))
-        rest = rest[end + len(after) :].strip().removeprefix((writing.joint or "").strip()).strip()
-    return found
+        rest = behind[end + len(after) :].strip().removeprefix((writing.joint or "").strip()).strip()
+    return found, ""
 
 
 def _schemas(tools: Sequence[Tool]) -> dict[str, Any]:

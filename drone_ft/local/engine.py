@@ -157,7 +157,7 @@ class Engine:
         made = calls.read(self._text(row), row.request.callable, row.writing)
         if fitting == len(row.written) or not made:
             return None
-        row.kept = str(self._tokenizer.decode(row.written[:fitting])).count(row.writing.between) - 1
+        row.kept = calls.complete(self._tokenizer.decode(row.written[:fitting]), row.request.callable, row.writing)
         if row.kept > 0:
             return None
         left = [tool for tool in row.request.callable if function_of(tool)["name"] != made[0][0]]
@@ -331,9 +331,11 @@ class Engine:
         return masks
 
     def _closing_only(self, mask: Any) -> Any:
-        """Of the tokens admitted those that end a string, or else an object or list, if there are any."""
+        """Of the tokens admitted those that end a string, or else an object or list, if it cannot just end."""
         import torch
 
+        if bool(mask[self._grammars.ends].any()):
+            return mask
         if self._closers is None:
             texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
             self._closers = torch.zeros(2, len(mask), dtype=torch.bool)

@@ -16,7 +16,7 @@ from openai.types import FileObject
 from drone_ft.local.api import dump, new_id, not_found
 
 log = logging.getLogger(__name__)
-PURPOSES = ("fine-tune", "assistants", "batch", "vision", "user_data", "evals")
+PURPOSES = ("fine-tune", "assistants", "batch", "vision", "user_data")
 LONGEST_NAME = 200
 BLOCK = 1 << 20
 

@@ -18,6 +18,7 @@ MAX_CALLS = 8
 FINEST = 1e-9
 SPARE_DIGITS = 2  # how many more than its bounds a number may have in a wide grammar
 WIDEST = 10**18  # farther than any regular expression for a number goes
+KEPT_AS_THEY_ARE = ("enum", "const", "default", "examples", "if", "then", "else", "not", "allOf", "dependentSchemas")
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 KEPT = 16
 
@@ -187,8 +188,8 @@ def _not_enforceable(name: str, trouble: str) -> PromptError:
 def _call_rule(function: dict[str, Any], writing: Writing, wide: bool) -> str:
     """The Lark rule of a function's calls."""
     try:
-        closed = [_closed(variant) for variant in variants(function["parameters"])]
-        arguments = [_finite(_widened(schema) if wide else schema) for schema in closed]
+        parameters = _widened(function["parameters"]) if wide else function["parameters"]
+        arguments = [_finite(_closed(variant)) for variant in variants(parameters)]
     except CatalogError as error:
         raise _not_enforceable(function["name"], str(error)) from error
     schema = json.dumps({"anyOf": arguments, "x-guidance": _spacing(writing)})
@@ -215,14 +216,14 @@ def _closed(schema: Any) -> Any:
 
 
 def _widened(schema: Any) -> Any:
-    """The same schema with room for numbers of some digits more beyond their bounds."""
+    """The same schema with room for numbers of some digits more beyond their bounds; its conditions stay."""
     if isinstance(schema, list):
         return [_widened(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     bounds = {key: abs(schema[key]) for key in (*LOWER, *UPPER) if _is_near(schema.get(key))}
     farthest = 10 ** (len(str(int(max(bounds.values(), default=0)))) + SPARE_DIGITS)
-    wide = {key: value if key in ("enum", "const") else _widened(value) for key, value in schema.items()}
+    wide = {key: value if key in KEPT_AS_THEY_ARE else _widened(value) for key, value in schema.items()}
     return wide | {key: -farthest if key in LOWER else farthest for key in bounds}
 
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from drone_ft.dataset import auto_epochs
 from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
 from drone_ft.local import int8, weights
@@ -345,8 +347,8 @@ class Training:
         """Whether to end here, told by a signal, or by the end of whoever followed; all processes say the same."""
         import torch
 
-        # a killed server takes the job up again when it is back; on Windows a process never loses its parent
-        over = self.cancelled or self.follower not in (0, os.getppid())
+        # a server that was killed takes the job up again when it is back
+        over = self.cancelled or bool(self.follower and not _lives(self.follower))
         if self.accelerator.num_processes > 1:
             over = bool(self.accelerator.reduce(torch.tensor(float(over), device=self.accelerator.device)).item())
         return over
@@ -356,6 +358,13 @@ class Training:
         if progress.batch and self.accelerator.is_main_process:
             self._checkpoint(data, learner, progress)
         raise WorkCancelled("Fine-tuning was stopped.")
+
+
+def _lives(process: int) -> bool:
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _times(epochs: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def _balanced(examples: list[Example], catalog: Catalog, seed: int) -> list[Exam
 def _as_said(example: Example, rng: random.Random) -> Example:
     """The example as one person or another says and types it; every second one gets straight to the point."""
     prompt = manner.say(example.prompt, rng) if rng.random() < 0.5 else example.prompt
-    prompt = manner.slip(prompt, rng) if rng.random() < SLIPS else prompt
+    prompt = manner.slip(prompt, rng, _said_freely(example)) if rng.random() < SLIPS else prompt
     return dataset.make_example(
         manner.type_out(prompt, rng),
         example.call,
@@ -79,6 +80,11 @@ def _as_said(example: Example, rng: random.Random) -> Example:
         template=example.template,
         accept=example.accept,
     )
+
+
+def _said_freely(example: Example) -> str:
+    """The words of a call that no list of choices holds, for all anybody knows: those of examples written plainly."""
+    return json.dumps(example.call.arguments, ensure_ascii=False) if example.origin == "plain" else ""
 
 
 def _unsaid(function: Function, written: list[Example]) -> Iterator[dict[str, Any]]:

@@ -53,9 +53,13 @@ def type_out(prompt: str, rng: random.Random) -> str:
     return f"{prompt}." if style == 0 and prompt[-1].isalnum() else prompt
 
 
-def slip(prompt: str, rng: random.Random) -> str:
-    """The request with a slip inside a word that is no number: a letter left out, doubled, or before its turn."""
-    words = [match.span() for match in re.finditer(r"\b[a-z]{5,}\b", prompt) if not _NUMBERS.fullmatch(match[0])]
+def slip(prompt: str, rng: random.Random, kept: str = "") -> str:
+    """The request with a slip inside a word: a letter left out, doubled, or before its turn.
+
+    Not in a number, nor in a word of `kept`, which the call must repeat letter by letter.
+    """
+    said = [*re.finditer(r"\b[a-z]{5,}\b", prompt)]
+    words = [match.span() for match in said if not _NUMBERS.fullmatch(match[0]) and match[0] not in kept]
     if not words:
         return prompt
     start, end = rng.choice(words)

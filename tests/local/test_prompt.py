@@ -132,7 +132,8 @@ INT64 = {"type": "object", "properties": {"id": {"type": "integer", "minimum": 0
         (call("camera", mode="video", duration=36000), False, True),
         (call("camera", mode="photo", duration=5), False, False),
         (call("speed", speed=120, confirm=True), True, True),
-        (call("speed", speed=120), False, True),
+        (call("speed", speed=120), False, False),  # a condition is no bound
+        (call("speed", speed=900, confirm=True), False, True),
         (call("count", id=5), True, True),
     ],
 )

@@ -251,9 +251,11 @@ def test_two_processes_learn_as_one(model: Path, tmp_path: Path) -> None:
 def test_it_ends_when_whoever_follows_it_is_gone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_job(tmp_path / "job", model)
     monkeypatch.setenv(training.FOLLOWER, str(os.getppid()))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
     assert training.main([str(folder)]) == 0
     folder = make_job(tmp_path / "alone", model)
-    monkeypatch.setenv(training.FOLLOWER, str(os.getpid()))
+    monkeypatch.setenv(training.FOLLOWER, str(gone.pid))
     assert training.main([str(folder)]) == training.CANCELLED
     assert not (folder / "error.json").exists()
 
@@ -407,7 +409,7 @@ def targets(tokenizer: Any, sample: rows.Sample) -> str:
     [
         ("camera", {"mode": "video", "duration": 5}, ["c", "v", "5", "}}"]),
         ("reject", {}, ["reject"]),
-        ("takeoff", {"altitude": 500}, ["takeoff", "5", "0", "0"]),
+        ("takeoff", {"altitude": 500}, ["takeoff", "5", "0", "0", "}}"]),  # beyond its bound a number could go on
     ],
 )
 def test_with_the_grammar_only_what_it_leaves_open_is_learnt_and_nothing_is_read_behind_it(
@@ -441,7 +443,7 @@ def test_tools_that_no_grammar_can_enforce_fail_the_job_and_name_the_line(model:
 def test_an_answer_that_fits_no_grammar_is_learnt_whole(model: Path, tmp_path: Path, tokenizer: Any) -> None:
     loaded, _ = weights.load(weights.Source("tiny", str(model), "folder"))
     grammars = Grammars(loaded, tokenizer)
-    for line in (PLAIN, row("too high", "takeoff", {"altitude": 501})):
+    for line in (PLAIN, row("too fast", "takeoff", {"speed": 5})):
         _, (whole,) = read(tmp_path, tokenizer, [line])
         _, (sample,) = read(tmp_path, tokenizer, [line], grammars)
         assert sample == whole
