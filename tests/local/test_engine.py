@@ -139,6 +139,23 @@ def test_of_several_calls_those_before_the_misfit_stay(
     assert [name for name, _ in answer.calls] == names
 
 
+def test_what_looks_like_a_call_inside_its_arguments_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = {"type": "object", "properties": {"level": {"type": "integer", "maximum": 10}}, "required": ["level"]}
+    run = {"type": "object", "properties": {"command": TEXT["properties"]["text"], "arguments": level}}
+    tools = [tool("run", run | {"required": ["command", "arguments"]}), tool("land")]
+    engine.answer("tiny", [ask("?")])
+    wish_for(monkeypatch, engine, JSON.call("run", {"command": "x", "arguments": {"level": 99}}), LAND)
+    (answer,) = engine.answer("tiny", [ask("run x", tools=tools, parallel=True)])
+    assert [name for name, _ in answer.calls] == ["land"]
+
+
+def test_long_text_is_cut_and_not_closed_with_quotes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.answer("tiny", [ask("?")])
+    wish_for(monkeypatch, engine, "on and on " * 90)
+    (answer,) = engine.answer("tiny", [ask("?", tools=FLY, tool_choice="auto", max_tokens=120)])
+    assert answer.finish_reason == "length" and ("on and on " * 90).startswith(answer.text)
+
+
 def test_text_may_be_the_other_answer_and_its_letters_are_not_kept_in_mind_for_ever(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
