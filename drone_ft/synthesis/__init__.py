@@ -15,7 +15,7 @@ from drone_ft.dataset import Example
 from drone_ft.synthesis import manner, phrasebook, plain
 from drone_ft.synthesis.phrasebook import Phrasebook
 
-IMPOSSIBLE = 0.31  # share of all requests, at most: more of them, and the model refuses what it could do
+IMPOSSIBLE = 0.265  # share of all requests, at most: more of them, and the model refuses what it could do
 LEAST_IMPOSSIBLE = 120  # as many are kept even so
 SLIPS = 0.03  # share of requests with a slip of the finger
 MORE_CHOICES = 24  # choices of one function that get plain requests of their own, at most
