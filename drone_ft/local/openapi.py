@@ -14,10 +14,9 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import TypeAdapter
 from starlette.routing import Route
 
+from drone_ft.local.api import Json
 from drone_ft.local.chat import MOST_CHOICES, NEUTRAL
 from drone_ft.local.files import PURPOSES
-
-Json = dict[str, Any]
 
 _BODIES: dict[str, Any] = {"chat": CompletionCreateParamsNonStreaming, "create_job": job_create_params.JobCreateParams}
 _REPLIES: dict[str, Any] = {

@@ -19,6 +19,11 @@ _UNITS = {
 }
 UNITS = (*_UNITS, "place", "choice", "count")
 _ADJECTIVES = {"m": ("metre", "meter"), "s": ("second",), "kmh": ("km/h", "kph"), "deg": ("degree",)}
+_DURATIONS = (
+    5, 10, 15, 20, 20, 30, 30, 40, 45, 60, 60, 60, 90, 120, 120, 120, 150, 180, 180, 180, 240, 240, 300, 300, 300,
+    360, 420, 480, 540, 600, 600, 600, 720, 900, 900, 1200, 1200, 1500, 1800, 1800, 2400, 2700, 3000, 3600,
+)  # fmt: skip
+"""Round ones in seconds; those that are said oftener stand here oftener."""
 _HUNDREDS = {100: "a hundred", 1000: "a thousand"}
 
 
@@ -179,36 +184,7 @@ def say_place(latitude: float, longitude: float, rng: random.Random, form: str =
 def some_number(low: int, high: int, rng: random.Random, unit: str = "count") -> int:
     """A value between low and high as requests have them: often small or round, often neither."""
     rounds = {
-        "s": (
-            *(
-                5,
-                10,
-                15,
-                20,
-                20,
-                30,
-                30,
-                40,
-                45,
-                60,
-                60,
-                60,
-                90,
-                120,
-                120,
-                120,
-                150,
-                180,
-                180,
-                180,
-                240,
-                240,
-                300,
-                300,
-                300,
-            ),
-            *(360, 420, 480, 540, 600, 600, 600, 720, 900, 900, 1200, 1200, 1500, 1800, 1800, 2400, 2700, 3000, 3600),
-        ),
+        "s": _DURATIONS,
         "m": (5, 10, 15, 20, 30, 50, 75, 100, 120, 150, 200, 250, 300, 400, 500, 1000, 1200, 1500, 2000, 3000),
         "deg": (5, 10, 15, 20, 30, 40, 45, 60, 75, 80, 90, 120, 135, 180),
     }.get(unit, (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100))
