@@ -28,7 +28,7 @@ import psutil
 
 from drone_ft.dataset import auto_epochs
 from drone_ft.errors import DatasetError, DroneFTError, JobError, WeightsError, WorkCancelled
-from drone_ft.local import int8, weights
+from drone_ft.local import cores, int8, weights
 from drone_ft.local.grammar import Grammars
 from drone_ft.local.job_folder import (
     FOLLOWER,
@@ -54,6 +54,7 @@ MIN_EXAMPLES = 10
 MEASURED = 60  # examples of the validation file measured each time, at most: enough for a curve
 LEAST_POINTS = 3  # times validation is measured in a training of few epochs
 CHECKPOINTS_KEPT = 3
+RECENT = 200  # steps by which the time left is told
 CANCELLED = 3
 NUMBERS = ("float32", "bfloat16", "int8")
 
@@ -175,6 +176,8 @@ class Training:
         self.cancelled = False
         self.follower = int(os.environ.get(FOLLOWER, 0))  # the server's process, where a server started this
         self.durations: list[float] = []
+        self.share = cores.Share(cores.physical() // accelerator.num_processes)
+        self._take_cores()
 
     def run(self) -> None:
         """Train to the end. Raises DroneFTError, WorkCancelled."""
@@ -258,6 +261,7 @@ class Training:
         for indices in order[progress.batch :]:
             if self._is_over():
                 self._stop(data, learner, progress)
+            self._take_cores()
             torch.manual_seed(job.seed + progress.step)  # the same draws whether or not the run was interrupted
             start = time.perf_counter()
             loss, right = learner.step([data.train[index] for index in indices], progress.step)
@@ -274,6 +278,7 @@ class Training:
 
     def _pause(self, job: JobFile, data: Data, learner: Learner, progress: Progress, when: str) -> None:
         """Measure, and keep what a killed training goes on from."""
+        self._take_cores()
         if data.valid:
             self._measure(job, data, learner, progress, when)
         if self.accelerator.is_main_process:
@@ -281,10 +286,16 @@ class Training:
             write_results(self.folder, progress.table)
         self.accelerator.wait_for_everyone()
 
+    def _take_cores(self) -> None:
+        """As many as others leave: they come and go while this trains."""
+        cores.use(self.share.threads())
+
     def _report(self, job: JobFile, learner: Learner, progress: Progress) -> None:
         row = progress.table[-1]
-        recent = sorted(self.durations[-40:])
-        figures = self._figures(job, learner, progress, recent[len(recent) // 2])
+        # Steps take turns in being quick and slow where others use the cores, too; the slowest tell nothing.
+        recent = sorted(self.durations[-RECENT:])
+        usual = recent[: max(1, len(recent) - max(1, len(recent) // 10))]
+        figures = self._figures(job, learner, progress, sum(usual) / len(usual))
         self.journal.write(
             f"Step {progress.step}/{learner.steps}: training loss={row['train_loss']:.4f}",
             figures | {"train_mean_token_accuracy": row["train_accuracy"]},
@@ -415,15 +426,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job of a folder; the exit code."""
     folder = Path((arguments or sys.argv[1:])[0])
     (folder / "error.json").unlink(missing_ok=True)
-    # Threads that spin between two matrix products train a quarter faster than threads that sleep. The server starts
-    # this process at the lowest priority, so whoever uses the computer still gets the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
+    # Threads that wait awake between two matrix products train twice as fast as threads that sleep. So many turns are
+    # half a millisecond or so: enough for nearly every wait, and little is lost where somebody else needs the core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "16000")
     import torch
     from accelerate import Accelerator
 
     # only cuda is known to work: other accelerators would hold the weights where the optimizer is not restored to
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    _use_cores(accelerator.num_processes)
     training = Training(folder, accelerator)
     signal.signal(signal.SIGTERM, lambda *_: setattr(training, "cancelled", True))
     try:
@@ -434,12 +444,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _fail(folder, training, known(error))
     return 0
-
-
-def _use_cores(processes: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, weights.physical_cores() // processes))
 
 
 def _fail(folder: Path, training: Training, error: Exception) -> int:

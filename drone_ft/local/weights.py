@@ -208,20 +208,3 @@ def _seconds(product: Callable[[], object]) -> float:
     start = time.perf_counter()
     product()
     return time.perf_counter() - start
-
-
-def use_physical_cores() -> None:
-    """Give torch one thread a physical core: hyper-threads only get in each other's way."""
-    import torch
-
-    torch.set_num_threads(max(1, physical_cores()))
-
-
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads counted once where that can be known."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    try:
-        import psutil
-    except ImportError:
-        return allowed
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)

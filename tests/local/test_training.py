@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from drone_ft.local import int8, lora, rows, training, weights
+from drone_ft.local import cores, int8, lora, rows, training, weights
 from drone_ft.local.engine import Engine
 from drone_ft.local.grammar import Grammars
 from drone_ft.local.int8 import Int8Matrix
@@ -135,6 +135,16 @@ def test_events_results_and_checkpoints_are_what_the_server_reports(model: Path,
     assert len(lines) == 13
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert kept == ["epoch-2", "epoch-3", "epoch-4"]
+
+
+def test_every_step_takes_the_cores_others_leave(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    step = Learner.step
+    left = iter([2, *[1, 1], *[2, 1], *[1, 1]])  # while getting ready; for each step and the pause behind it
+    monkeypatch.setattr(cores.Share, "threads", lambda self: next(left))
+    monkeypatch.setattr(Learner, "step", lambda *args: taken.append(torch.get_num_threads()) or step(*args))
+    assert training.main([str(make_job(tmp_path / "job", model, n_epochs=1))]) == 0
+    assert taken == [1, 2, 1]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
