@@ -92,7 +92,7 @@ def _read_case(line: str, where: str, catalog: Catalog | None) -> Case:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DatasetError(f"{where}, column {error.colno}: not JSON ({error.msg}). Mend the line.") from error
+        raise DatasetError(f"{where}, column {error.colno}: not JSON ({error.msg}). Correct the line.") from error
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise DatasetError(f"{where}, prompt: expected the person's words. Add a prompt.")
     call, accept = row.get("call"), row.get("accept") or {}
@@ -106,7 +106,7 @@ def _read_case(line: str, where: str, catalog: Catalog | None) -> Case:
     wrong = problems(catalog, case.call) if catalog else []
     if wrong:
         raise DatasetError(
-            f"{where}, call of {case.call.name}: {'; '.join(wrong)}. Mend the case or choose its catalog."
+            f"{where}, call of {case.call.name}: {'; '.join(wrong)}. Correct the case or choose its catalog."
         )
     return case
 
@@ -249,6 +249,7 @@ class Report:
     answers: dict[str, list[Answer]]
     seconds: dict[str, float]
     created: float = 0.0
+    catalog: str = ""  # whose functions the models were sent; unknown in reports of earlier versions
 
     @property
     def models(self) -> list[str]:
@@ -276,6 +277,15 @@ class Report:
         """Correct and asked per function of the right call, in order of first appearance."""
         names = dict.fromkeys(case.call.name for case in self.cases)
         return {name: self._share(model, lambda case, name=name: case.call.name == name) for name in names}  # type: ignore[misc]
+
+    def weakest_first(self) -> list[str]:
+        """Functions by the share the last model had right, then by the base's; those never answered last."""
+        tables = [self.by_function(model) for model in reversed(self.models)]
+
+        def shares(name: str) -> list[float]:
+            return [correct / of if of else 2.0 for correct, of in (table[name] for table in tables)]
+
+        return sorted(tables[0], key=shares) if tables else []
 
     def differences(self, one: str, other: str) -> list[int]:
         """Indices of the cases where the two models' outcomes or calls differ."""

@@ -44,6 +44,7 @@ class Job:
     last_loss: float | None = None
     examples: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
+    catalog: str = ""  # whose calls it learns; unknown where somebody trained on a file of their own
 
     @property
     def is_over(self) -> bool:

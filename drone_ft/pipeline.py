@@ -50,10 +50,10 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
     catalog = store.set_catalog(default_catalog())
     with progress.step("calls") as step:
         counts = permutations.count_catalog(catalog)
-        step.update(len(counts), len(counts), f"{sum(counts.values())} calls of {len(counts)} functions")
+        step.update(len(counts), len(counts), f"{sum(counts.values()):,} kinds of call of {len(counts)} functions")
     with progress.step("examples") as step:
         written = store.examples(catalog.name)
-        step.note(f"kept your {len(written)} examples" if written else "")
+        step.note(f"kept your {len(written):,} examples" if written else "")
         if not written:
             written = synthesis.write_examples(catalog, seed).examples
             step.note(_mix(written, catalog))
@@ -61,7 +61,7 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
         examples = _split(store, catalog, written, seed)
         train, test = _jsonl(examples, catalog)
         epochs = epochs or dataset.auto_epochs(_count(examples, "train"))
-        step.note(f"{_count(examples, 'train')} to train on, {_count(examples, 'test')} kept aside")
+        step.note(f"{_count(examples, 'train'):,} to train on, {_count(examples, 'test'):,} kept aside")
     with progress.step("server"):
         endpoint = endpoints.local_endpoint()
         client = endpoints.client(endpoint)
@@ -213,9 +213,11 @@ def train(
     suffix: str,
     tell: Callable[[Job], None],
     seed: int | None = None,
+    catalog: str = "",
 ) -> Job:
     """Start a job, with its data kept in the store, and follow it to its end; `tell` may raise WorkCancelled."""
     job = fine_tuning.start(client, endpoint.name, train_jsonl, validation_jsonl or None, model, epochs, suffix, seed)
+    job = dataclasses.replace(job, catalog=catalog)
     store.save_job(job, train_jsonl, validation_jsonl)
     return fine_tuning.follow(client, job, store.save_job, tell)
 
@@ -250,7 +252,7 @@ def compare(
     found = {model: ask(model) for model in models}
     answers = {model: answers for model, (answers, _) in found.items()}
     seconds = {model: seconds for model, (_, seconds) in found.items()}
-    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time())
+    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time(), catalog.name)
     store.save_report(report)
     return report
 
@@ -278,7 +280,8 @@ def _tune(
 
         job = _job_to_go_on_with(store, progress, client, train_jsonl, model)
         if job is None:
-            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell, seed)
+            name = store.catalog().name
+            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell, seed, name)
         else:
             job = fine_tuning.follow(client, job, store.save_job, tell)
         step.note(f"{job.tuned_model}")
@@ -353,7 +356,7 @@ def _answered(
 
 def _mix(examples: list[Example], catalog: Catalog) -> str:
     rejected = sum(example.call.name == catalog.reject for example in examples)
-    return f"{len(examples) - rejected} possible requests, {rejected} impossible ones"
+    return f"{len(examples) - rejected:,} possible requests, {rejected:,} impossible ones"
 
 
 def _count(examples: list[Example], split: str) -> int:

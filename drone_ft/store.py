@@ -262,10 +262,10 @@ class Store:
 
     # Jobs
 
-    def jobs(self) -> list[fine_tuning.Job]:
-        """All fine-tuning jobs, the newest first, without their events."""
+    def jobs(self, catalog: str | None = None) -> list[fine_tuning.Job]:
+        """All fine-tuning jobs, or those of a catalog and of no known one; the newest first, without their events."""
         with self._transaction() as connection:
-            bodies = connection.scalars(sa.select(jobs.c.body).order_by(jobs.c.created.desc()))
+            bodies = connection.scalars(_of(sa.select(jobs.c.body), jobs, catalog).order_by(jobs.c.created.desc()))
             return [fine_tuning.Job(**body) for body in bodies]
 
     def job(self, job_id: str) -> fine_tuning.Job | None:
@@ -310,18 +310,17 @@ class Store:
 
     # Reports
 
-    def reports(self) -> list[evaluation.Report]:
-        """All evaluation reports, the newest first."""
+    def reports(self, catalog: str | None = None) -> list[evaluation.Report]:
+        """All evaluation reports, or those of a catalog and of no known one; the newest first."""
+        query = _of(sa.select(reports.c.body), reports, catalog).order_by(reports.c.created.desc())
         with self._transaction() as connection:
-            return [
-                _report(body)
-                for body in connection.scalars(sa.select(reports.c.body).order_by(reports.c.created.desc()))
-            ]
+            return [_report(body) for body in connection.scalars(query)]
 
-    def latest_report(self) -> evaluation.Report | None:
-        """The newest report, without reading the others."""
+    def latest_report(self, catalog: str | None = None) -> evaluation.Report | None:
+        """The first of `reports`, without reading the others."""
+        query = _of(sa.select(reports.c.body), reports, catalog).order_by(reports.c.created.desc()).limit(1)
         with self._transaction() as connection:
-            body = connection.scalar(sa.select(reports.c.body).order_by(reports.c.created.desc()).limit(1))
+            body = connection.scalar(query)
         return _report(body) if body else None
 
     def report(self, report_id: str) -> evaluation.Report | None:
@@ -392,6 +391,14 @@ def _is_newest(connection: Connection) -> bool:
     if not sa.inspect(connection).has_table("alembic_version"):
         return False
     return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == NEWEST_MIGRATION)
+
+
+def _of(query: sa.Select[Any], table: sa.Table, catalog: str | None) -> sa.Select[Any]:
+    """A query narrowed to what belongs to a catalog, or to no known one."""
+    if catalog is None:
+        return query
+    known = table.c.body["catalog"].as_string()
+    return query.where(sa.or_(known.is_(None), known.in_(["", catalog])))
 
 
 def _example(body: dict[str, Any]) -> Example:

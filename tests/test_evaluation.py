@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,14 @@ def test_figures_are_derived_from_the_answers() -> None:
     figures = report.to_json()["models"]["tuned"]
     assert figures["n"] == 4 and figures["possible"] == {"correct": 2, "of": 2}
     assert figures["seconds_per_case"] == 0.25 and sum(figures["outcomes"].values()) == 4
+
+
+def test_the_weakest_function_comes_first_and_unanswered_ones_last() -> None:
+    lost = Answer("x", None, error="the server is down")
+    report = make_report([(UP, LED, UP), (LED, LED, LED), (REJECT, UP, REJECT), (REJECT, REJECT, UP)])
+    assert report.weakest_first() == ["reject_request", "takeoff_drone", "configure_led_display"]
+    answers = {model: [*given[:2], lost, lost] for model, given in report.answers.items()}
+    assert dataclasses.replace(report, answers=answers).weakest_first()[-1] == "reject_request"
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,11 @@ def test_a_broken_off_run_goes_on_with_its_job_only_for_the_same_model_and_data(
     assert (job is not None) == goes_on
 
 
-def test_the_demo_hands_its_seed_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_hands_its_seed_and_catalog_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[Any] = []
 
     def train(*given: Any) -> Job:
-        handed.append(given[-1])
+        handed.append(given[-2:])
         raise WorkCancelled("cancelled")
 
     monkeypatch.setattr(endpoints, "local_endpoint", lambda: endpoints.Endpoint(endpoints.LOCAL, "http://x/v1"))
@@ -99,7 +99,7 @@ def test_the_demo_hands_its_seed_to_the_training(monkeypatch: pytest.MonkeyPatch
     store = Store()
     with pytest.raises(WorkCancelled):
         pipeline.demo(store, Progress(Run("r", "demo"), store.save_run, lambda: False), seed=7)
-    assert handed == [7]
+    assert handed == [(7, "drone")]
 
 
 def examples(learn: int, aside: int, status: str = "approved") -> list[Example]:

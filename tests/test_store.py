@@ -218,6 +218,19 @@ def test_each_catalog_has_its_own_examples_and_a_taken_name_gets_a_number() -> N
         store.choose_catalog("nobody")
 
 
+def test_jobs_and_reports_are_narrowed_to_a_catalog_and_to_those_of_no_known_one() -> None:
+    store = Store()
+    for number, catalog in enumerate(["drone", "", "coffee"]):
+        job = Job(f"j{number}", "here", "x", "base", "s", 1, "succeeded", float(number), catalog=catalog)
+        store.save_job(job)
+        store.save_report(Report(f"r{number}", "cases", None, [], {}, {}, float(number + 1), catalog))
+    assert [job.id for job in store.jobs("drone")] == ["j1", "j0"]
+    assert [job.id for job in store.jobs()] == ["j2", "j1", "j0"]
+    assert [report.id for report in store.reports("coffee")] == ["r2", "r1"]
+    last = [store.latest_report(name) for name in ("drone", "coffee", "tea", None)]
+    assert [report and report.id for report in last] == ["r1", "r2", "r1", "r2"]
+
+
 def test_a_run_whose_process_is_gone_has_failed_and_says_so() -> None:
     store = Store()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -24,16 +24,21 @@ def bases() -> list[str]:
     return [model for model in listed if not model.startswith("ft:")] or [ITS_OWN]
 
 
+def jobs() -> list[fine_tuning.Job]:
+    """Trainings for the loaded catalog, and those that name none; the newest first."""
+    return session.store().jobs(session.store().catalog().name)
+
+
 def tuned() -> dict[str, str]:
     """Tuned models, the newest first, each with its name: drone-demo, 23 Nov 14:05."""
-    done = [job for job in session.store().jobs() if job.status == "succeeded" and job.tuned_model]
+    done = [job for job in jobs() if job.status == "succeeded" and job.tuned_model]
     return {str(job.tuned_model): f"{job.suffix or 'tuned'}, {moment(job.finished or job.created)}" for job in done}
 
 
 def name(model: str) -> str:
     """A model's name for people, wherever it comes from."""
     if model == ITS_OWN:
-        return "This computer's model"
+        return "This computer's base model"
     parts = model.split(":")
     return tuned().get(model) or (f"{parts[3] or 'tuned'} ({parts[-1]})" if len(parts) > 4 else model)
 
