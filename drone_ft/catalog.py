@@ -176,7 +176,7 @@ def _json(text: str, name: str) -> object:
     except json.JSONDecodeError as error:
         raise CatalogError(
             f"The catalog file {name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
-            "Mend that place and load it again."
+            "Correct that place and load it again."
         ) from error
     except RecursionError as error:
         raise CatalogError(f"The catalog file {name} is nested too deep to read. Choose another file.") from error
@@ -207,7 +207,7 @@ def parse_catalog(data: object, name: str) -> Catalog:
 
 def _refusal(where: str, found: str, expected: str) -> CatalogError:
     return CatalogError(
-        f"Cannot load {where}: found {found}; expected {expected}. Nothing was loaded; mend it and load it again."
+        f"Cannot load {where}: found {found}; expected {expected}. Nothing was loaded; correct it and load it again."
     )
 
 

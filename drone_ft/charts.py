@@ -34,7 +34,7 @@ def labels(models: Sequence[str]) -> dict[str, str]:
 
 
 def outcome_bars(report: Report) -> Any:
-    """What became of every request: one bar a model, possible requests above impossible ones, in per cent."""
+    """How the requests were answered: one bar a model, possible requests above impossible ones, in per cent."""
     kinds = [(title, rows) for title, rows in _by_kind(report) if rows]
     titles = [f"{title} ({len(rows)})" for title, rows in kinds]
     figure = make_subplots(rows=max(1, len(kinds)), cols=1, subplot_titles=titles or None, vertical_spacing=0.24)
@@ -52,7 +52,7 @@ def outcome_bars(report: Report) -> Any:
         bargap=0.25,
         height=110 * len(kinds) + 110,
         margin=_MARGIN,
-        legend={"orientation": "h", "y": -0.12, "yanchor": "top", "x": 0, "traceorder": "normal", "title": None},
+        legend={"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0, "traceorder": "normal", "title": None},
     )
     figure.update_xaxes(
         range=[0, 100.5],
@@ -86,7 +86,7 @@ def _outcome_bar(outcome: Outcome, counts: list[int], of: int, names: list[str],
         showlegend=legend,
         legendgroup=outcome.value,
         marker={"color": fill, "line": {"width": 0}, "pattern": {"shape": "/" if outcome is Outcome.UNSCORED else ""}},
-        text=[str(count) if share >= 5 else "" for count, share in zip(counts, shares, strict=True)],
+        text=[str(count) if share >= 2.5 else "" for count, share in zip(counts, shares, strict=True)],
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
@@ -142,10 +142,7 @@ def accuracy_by_function(report: Report, title: Callable[[str], str] = str) -> A
     """
     names = labels(report.models)
     by_model = {model: report.by_function(model) for model in report.models}
-    functions = sorted(
-        next(iter(by_model.values()), {}),
-        key=lambda name: [_percent(by_model[model][name]) or 0.0 for model in reversed(report.models)],
-    )
+    functions = report.weakest_first()
 
     def said(name: str) -> str:
         return "Impossible requests" if name == report.reject else title(name)
@@ -175,12 +172,15 @@ def _track(label: str, shares: list[float]) -> Any:
 
 
 def _dots(name: str, rows: list[tuple[str, tuple[int, int]]], is_base: bool) -> Any:
-    marker = {"size": 12, "color": GREY if is_base else BLUE, "symbol": "circle-open" if is_base else "circle"}
+    # the ring is wider than the dot, or an equal dot would hide it
+    marker = {"size": 16, "symbol": "circle-open"} if is_base else {"size": 10, "symbol": "circle"}
+    marker["color"] = GREY if is_base else BLUE
     if is_base:
         marker["line"] = {"width": 2.5, "color": GREY}
     return go.Scatter(
         name=name,
         mode="markers",
+        cliponaxis=False,
         marker=marker,
         x=[_percent(share) for _, share in rows],
         y=[function for function, _ in rows],
@@ -205,7 +205,7 @@ def calls_per_function(counts: dict[str, int], title: Callable[[str], str] = str
         text=[f"{value:,}" for value in values],
         textposition="outside",
         cliponaxis=False,
-        hovertemplate="%{y}: %{x:,} calls<extra></extra>",
+        hovertemplate="%{y}: %{x:,} kinds of call<extra></extra>",
     )
     figure = go.Figure(bar)
     figure.update_layout(height=26 * len(names) + 60, margin=_MARGIN | {"t": 8, "r": 60}, showlegend=False, bargap=0.35)

@@ -160,7 +160,7 @@ def from_jsonl(text: str, name: str = "file") -> tuple[list[Example], Catalog]:
     """The examples and the catalog of a JSONL file; DatasetError names the first line and field in trouble."""
     rows, troubles = _read(text, name)
     if troubles:
-        more = f" ({len(troubles) - 1} more like it)" if len(troubles) > 1 else ""
+        more = f" (lines in trouble besides: {len(troubles) - 1})" if len(troubles) > 1 else ""
         raise DatasetError(f"{name} was not loaded. {troubles[0]}{more}.")
     return [row.example for row in rows], rows[0].catalog
 

@@ -27,6 +27,7 @@ from drone_ft.errors import DroneFTError, WorkCancelled
 if TYPE_CHECKING:
     from drone_ft.store import Store
 
+SURE = 0.05  # share of a step after which its pace tells how long it will take
 log = logging.getLogger(__name__)
 UNDER_WAY = ("waiting", "running")
 # A run that has not said which process it lives in after this long never got one.
@@ -174,7 +175,8 @@ class _StepProgress(AbstractContextManager["_StepProgress"]):
     def update(self, done: int, total: int, note: str | None = None, seconds_left: float | None = None) -> None:
         """How far the step is; without an estimate of its own, time left follows from the pace so far."""
         self._progress.check()
-        if seconds_left is None and 0 < done < total:
+        # the first few wait for a model to be loaded, and would promise ten minutes in place of one
+        if seconds_left is None and total * SURE <= done < total:
             seconds_left = (time.monotonic() - self._started) / done * (total - done)
         what: dict[str, Any] = {"done": done, "total": total, "seconds_left": seconds_left}
         if note is not None:
@@ -188,8 +190,8 @@ class _StepProgress(AbstractContextManager["_StepProgress"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = "done" if kind is None else "failed"
-        self._progress.change(self._name, status=status, seconds_left=None)
+        said: dict[str, Any] = {"note": "cancelled"} if kind and issubclass(kind, WorkCancelled) else {}
+        self._progress.change(self._name, status="failed" if kind else "done", seconds_left=None, **said)
 
 
 def run_here(store: Store, run: Run, on_change: Callable[[Run], None] = lambda run: None) -> Run:

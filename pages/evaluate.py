@@ -6,7 +6,7 @@ frame.head(
     "Evaluate", "The model before training (base) and after it (tuned) answer the same unseen requests. Did it help?"
 )
 asking = runs.under_way("evaluate", "demo")
-found = session.store().reports()
+found = session.store().reports(session.store().catalog().name)
 if asking:
     runs.watch(asking)
 elif not models.tuned() and not found:

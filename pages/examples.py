@@ -6,7 +6,7 @@ from drone_ft.ui import example_editor, examples, frame, runs, session
 
 frame.head(
     "Examples",
-    "People's words, each with the call they mean. This is all a model learns from, so mend what sounds wrong.",
+    "People's words, each with the call they mean. This is all a model learns from, so correct what sounds wrong.",
 )
 catalog = session.store().catalog()
 every = session.store().examples()

@@ -77,7 +77,7 @@ def test_cancel_stops_at_the_next_word_of_progress_and_a_new_start_keeps_what_wa
             step.update(1, 2)
 
     store, run, _ = do(trial, monkeypatch)
-    assert run.status == "cancelled" and run.steps[0].status == "failed"
+    assert run.status == "cancelled" and run.steps[0].status == "failed" and run.steps[0].note == "cancelled"
     again = work.begin_here(store, "trial", {}, lambda run: None)
     assert again.status == "done" and found == [{}, {"job_id": "j1"}]
     work.begin_here(store, "trial", {}, lambda run: None)
@@ -140,6 +140,8 @@ def test_time_left_follows_from_the_pace(monkeypatch: pytest.MonkeyPatch) -> Non
     progress = Progress(Run("r", "trial", steps=(Step("a", "A"),)), lambda run: None, lambda: False)
     with progress.step("a") as step:
         clock[0] += 10
+        step.update(1, 25)  # too soon to tell
+        assert progress.run.steps[0].seconds_left is None
         step.update(2, 6)
         assert progress.run.steps[0].seconds_left == 20.0
         step.update(3, 6, seconds_left=4.0)

@@ -72,7 +72,7 @@ def read_phrasebook(path: Path | None = None) -> Phrasebook:
     except OSError as error:
         raise DatasetError(f"Phrasebook {path} cannot be read: {error.strerror}. Put the file there.") from error
     except ValueError as error:
-        raise DatasetError(f"Phrasebook {path} is not JSON ({error}). Mend the file at that place.") from error
+        raise DatasetError(f"Phrasebook {path} is not JSON ({error}). Correct the file at that place.") from error
 
 
 def parse_phrasebook(data: object, name: str) -> Phrasebook:

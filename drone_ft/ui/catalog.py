@@ -86,7 +86,7 @@ def cards(catalog: Catalog) -> None:
     ordered = [*catalog.callable_functions, *[f for f in catalog.functions if f.name == catalog.reject]]
     found = [f for f in ordered if wanted.lower() in f"{f.name} {words.title(f.name)} {f.description}".lower()]
     if not found:
-        st.caption(f"No function matches “{words.escape(wanted)}”. Clear the search to see all {len(ordered)}.")
+        st.caption(f"No function matches “{words.escape(wanted)}”. Clear the search to see them all.")
     with st.grid(2, min_column_width=470):
         for function in found:
             with st.container(border=True, height="stretch"):

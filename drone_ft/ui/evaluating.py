@@ -10,14 +10,7 @@ from drone_ft import evaluation, pipeline
 from drone_ft.catalog import Catalog
 from drone_ft.errors import DatasetError
 from drone_ft.evaluation import Report
-from drone_ft.ui import frame, models, reports, runs, session, words
-
-TITLES = {
-    "drone": "Drone requests, written apart from the examples",
-    "drone_fresh": "More drone requests, by other writers",
-    "cookbook": "The cookbook's nine requests",
-    pipeline.TEST_SPLIT: "Your own examples kept aside",
-}
+from drone_ft.ui import frame, models, reports, runs, session
 
 
 def empty() -> None:
@@ -46,7 +39,7 @@ def settings(catalog: Catalog, first: bool) -> None:
                 list(sets),
                 key="evaluating.cases",
                 width=360,
-                format_func=lambda n: f"{TITLES.get(n, words.title(n))} ({sets[n]})",
+                format_func=lambda n: f"{reports.requests_title(n)} ({sets[n]})",
             )
         if not sets:
             st.info(
@@ -92,8 +85,9 @@ def show(report: Report) -> None:
     reports.verdict(report)
     reports.figures(report)
     reports.bars(report)
+    reports.mistakes(report)
     reports.by_function(report)
-    reports.differences(report)
+    reports.every_answer(report)
     reports.download(report)
 
 

@@ -46,7 +46,7 @@ def empty(catalog: Catalog) -> None:
     """No examples yet: why they matter, and the button that writes them."""
     box = frame.empty(
         "**No examples yet**  \nA model learns from pairs: a person's words, and the call they mean. "
-        f"Writing them for all {len(catalog.callable_functions)} functions takes a few seconds.",
+        f"Writing them for {words.count(len(catalog.callable_functions), 'function')} takes a few seconds.",
         ":material/forum:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
@@ -63,7 +63,9 @@ def summary(examples: list[Example], catalog: Catalog) -> None:
     drafts = sum(e.status == "draft" for e in examples)
     kept = sum(e.split == "test" for e in examples)
     said = f"**{words.count(len(examples), 'example')}**: {len(examples) - impossible:,} possible requests "
-    said += f"and {impossible:,} impossible ones. {kept:,} of them are kept aside for testing."
+    said += f"and {impossible:,} impossible, unclear or incomplete ones. {kept:,} of them are kept aside for testing."
+    if any(e.origin in ("phrasebook", "plain") for e in examples):
+        said += " Small talk, slang and slips of the finger are there on purpose: people write like that."
     if drafts:
         said += f" {words.count(drafts, 'draft')} will be left out of training until approved."
     st.markdown(said)
@@ -205,9 +207,10 @@ def table(shown: list[Example], catalog: Catalog) -> list[Example]:
         selection_mode="multi-row",
         height=430,
         column_config={
-            "Words": st.column_config.TextColumn(width=380),
-            "Call": st.column_config.TextColumn(width=290),
-            **dict.fromkeys(("Used for", "State", "Written by"), st.column_config.TextColumn(width=88)),
+            "Words": st.column_config.TextColumn(width=340),
+            "Call": st.column_config.TextColumn(width=250),
+            **dict.fromkeys(("Used for", "State", "Written by"), st.column_config.TextColumn(width=90)),
+            **({} if any(e.status == "draft" for e in shown) else {"State": None}),
         },
         alt="Examples: words and the call they mean",
     )

@@ -51,7 +51,7 @@ def pages() -> dict[str, list[Any]]:
                 "pages/examples.py",
                 title="Examples",
                 icon=":material/forum:",
-                help="People's words for each call: write, mend, approve and download them.",
+                help="People's words for each call: write, correct, approve and download them.",
             ),
         ],
         "Train and compare": [

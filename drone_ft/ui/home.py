@@ -33,7 +33,7 @@ def way() -> list[Stop]:
     store = session.store()
     catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
     calls = sum(permutations.count_catalog(catalog).values())
-    covered = f"{words.big(calls)} {words.form(calls, 'call')}"
+    covered = f"{words.big(calls)} {words.form(calls, 'kind')} of call"
     report, enough = newest_report(), pipeline.is_enough(pipeline.ready(examples))
     return [
         Stop(
@@ -84,6 +84,9 @@ def demo(stops: list[Stop]) -> None:
         _done(run)
     else:
         runs.stopped(run)
+        report = newest_report()
+        if report:
+            _verdict("The last verdict", report)
 
 
 def next_step(stops: list[Stop]) -> None:
@@ -105,8 +108,8 @@ def next_step(stops: list[Stop]) -> None:
 
 
 def newest_report() -> Report | None:
-    """The newest evaluation report."""
-    return session.store().latest_report()
+    """The newest evaluation report of the loaded catalog."""
+    return session.store().latest_report(session.store().catalog().name)
 
 
 def _offer(look: str) -> None:
@@ -118,7 +121,7 @@ def _offer(look: str) -> None:
         )
         time = models.training_time(_demo_examples(), dataset.auto_epochs(_demo_examples()))
         st.markdown(
-            f":material/schedule: The training takes about {time}, all of it a little longer  \n"
+            f":material/schedule: The training takes about {time}, the rest two or three minutes  \n"
             ":material/computer: The model is real and runs on this computer  \n"
             ":material/lock: No key is needed, and nothing leaves this computer"
         )
@@ -138,19 +141,27 @@ def _written() -> int:
 
 def _done(run: work.Run) -> None:
     report = session.store().report(run.result.get("report_id", ""))
+    if report and report.catalog not in ("", session.store().catalog().name):
+        _start("Run the drone demo again", "secondary")
+        return
     if report is None:
         st.info(
             "The demo has finished, but its report was removed. Run it again to get a new one.", icon=":material/info:"
         )
     else:
-        st.subheader("The demo's verdict", anchor=False)
-        reports.verdict(report)
-        reports.figures(report)
-        reports.bars(report)
+        _verdict("The demo's verdict", report)
     with st.container(horizontal=True):
         if report is not None and st.button("See every answer", icon=":material/balance:", key="home.evaluate"):
             st.switch_page("pages/evaluate.py")
         _start("Run the demo again", "secondary")
+
+
+def _verdict(title: str, report: Report) -> None:
+    st.subheader(title, anchor=False)
+    reports.verdict(report)
+    reports.figures(report)
+    reports.bars(report)
+    reports.mistakes(report)
 
 
 def _start(label: str, look: str) -> None:
@@ -173,7 +184,7 @@ def _words(examples: list[Example], reject: str | None) -> str:
     if not examples:
         return "none written yet"
     impossible = sum(e.call.name == reject for e in examples)
-    return f"{len(examples) - impossible:,} possible, {impossible:,} impossible"
+    return f"{len(examples):,} written, {impossible:,} of them impossible"
 
 
 def _score(report: Report | None) -> str:

@@ -25,14 +25,14 @@ def counts(catalog: Catalog) -> dict[str, int]:
     found = permutations.count_catalog(catalog)
     total = sum(found.values())
     st.markdown(
-        f"**{words.big(total)} calls** across {words.count(len(found), 'function')}. "
+        f"**{words.big(total)} {words.form(total, 'kind')} of call** across {words.count(len(found), 'function')}. "
         "A value that can be anything in a range, such as a height, counts once."
     )
     none = [words.title(name) for name, number in found.items() if number == 0]
     if none:
         st.warning(
             f"No call is possible for {words.listed(none, 'and')}: what they ask for contradicts itself. "
-            "Mend them in the catalog.",
+            "Correct them in the catalog.",
             icon=":material/warning:",
         )
     most = max(found, key=lambda name: found[name]) if found else ""
@@ -81,7 +81,7 @@ def listing(catalog: Catalog, function: Function | None, text: str, found: dict[
             f"There are too many to list. These are {len(shown):,}, drawn evenly; "
             f"the download holds up to {MOST_DOWNLOADED:,}."
         )
-    return [call for call in shown if text.lower() in f"{call.sentence()} {call.key}".lower()]
+    return [call for call in shown if text.lower() in f"{words.title(call.function)} {call.sentence()}".lower()]
 
 
 def browse(calls: list[CallTemplate], view: str) -> None:
@@ -92,7 +92,7 @@ def browse(calls: list[CallTemplate], view: str) -> None:
     slot = st.container()
     pages = -(-len(calls) // ON_A_PAGE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.caption(words.count(len(calls), "call"), width="content")
+        st.caption(words.count(len(calls), "kind of call", "kinds of call"), width="content")
         page = st.pagination(pages, key=f"permutations.page.{pages}", max_visible_pages=None) if pages > 1 else 1
     part = calls[(page - 1) * ON_A_PAGE : page * ON_A_PAGE]
     with slot:

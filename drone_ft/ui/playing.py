@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import openai
 import streamlit as st
 
 from drone_ft import endpoints, evaluation, pipeline
 from drone_ft.catalog import Catalog, problems
+from drone_ft.dataset import Example
 from drone_ft.errors import DroneFTError
 from drone_ft.evaluation import Answer
 from drone_ft.ui import frame, models, session, words
@@ -16,6 +18,7 @@ from drone_ft.ui import frame, models, session, words
 _ASKED = "playing.asked"
 _TEXT = "playing.text"
 SUGGESTIONS = 4
+TIDY_LETTERS = 45  # four of them fit a row
 _TIDY = re.compile(r"[A-Z][a-z']+( ([a-z']{2,}|a|I)){3,}[.?]?")  # a plain sentence, without figures
 
 
@@ -48,9 +51,15 @@ def request(catalog: Catalog) -> str | None:
 
 def suggestions(catalog: Catalog) -> list[str]:
     """A few requests of different functions from the examples kept aside, one of them impossible."""
-    kept = [e for e in session.store().examples() if e.split == "test"]
-    # The tidy ones first: a suggestion is read before it is asked.
-    kept.sort(key=lambda e: not (_TIDY.fullmatch(e.prompt) and len(e.prompt) < 60))
+    examples = session.store().examples()
+    said = Counter(word for e in examples for word in e.prompt.lower().split())
+
+    def oddity(example: Example) -> tuple[bool, float]:
+        tidy = _TIDY.fullmatch(example.prompt) and len(example.prompt) < TIDY_LETTERS
+        return not tidy, -min(said[word] for word in example.prompt.lower().split())
+
+    # A suggestion is read before it is asked: the tidy ones first, and those with no rare word, such as a misspelt one.
+    kept = sorted((e for e in examples if e.split == "test" and e.prompt.strip()), key=oddity)
     by_function: dict[str, str] = {}
     for example in kept:
         by_function.setdefault(example.call.name, example.prompt)
@@ -111,10 +120,15 @@ def _answer(catalog: Catalog, given: Answer, role: str) -> None:
         st.markdown(words.escape(given.text) or "The model said nothing.")
     elif given.call.name == catalog.reject:
         st.subheader("Says no", anchor=False, icon=":material/block:")
-        st.markdown("The model takes this for an impossible request.")
+        st.markdown("The model takes this for an impossible or unclear request.")
     else:
         st.subheader(words.title(given.call.name), anchor=False, icon=":material/bolt:")
-        fields = {words.title(name): words.escape(words.value(value)) for name, value in given.call.arguments.items()}
+        known = {function.name: function.parameters for function in catalog.functions}
+        meanings = known.get(given.call.name, {}).get("properties", {})
+        fields = {
+            _named(name, value, meanings.get(name)): words.escape(words.value(value))
+            for name, value in given.call.arguments.items()
+        }
         if fields:
             st.table(fields, border="horizontal", alt=f"Values of the call by the {role} model")
         wrong = problems(catalog, given.call)
@@ -127,3 +141,9 @@ def _answer(catalog: Catalog, given: Answer, role: str) -> None:
     if given.call is not None:
         with st.expander("As JSON", icon=":material/data_object:"):
             st.json(given.call.to_json())
+
+
+def _named(name: str, value: object, schema: object) -> str:
+    """An argument's name; a number's with its description, which tells the unit."""
+    meaning = schema.get("description", "") if isinstance(schema, dict) and type(value) in (int, float) else ""
+    return words.title(name) + (f"  \n:small[:gray[{words.escape(meaning)}]]" if meaning else "")

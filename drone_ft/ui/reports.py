@@ -1,17 +1,32 @@
-"""An evaluation report on a page: the verdict, the figures, the bars, and every case where two models differ."""
+"""An evaluation report on a page: the verdict, the figures, the bars, and every answer."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import streamlit as st
 
-from drone_ft import charts
+from drone_ft import charts, pipeline
 from drone_ft.evaluation import Answer, Outcome, Report
 from drone_ft.ui import models, words
 
 _CHART = {"displayModeBar": False}
+TITLES = {
+    "drone": "Drone requests, written apart from the examples",
+    "drone_fresh": "More drone requests, by other writers",
+    "cookbook": "The cookbook's nine requests",
+    pipeline.TEST_SPLIT: "Your own examples kept aside",
+}
+NEVER_CAME = "An answer never came"
+# by whether base and tuned are right
+RESULTS = {
+    (False, True): "Only tuned is right",
+    (True, False): "Only base is right",
+    (False, False): "Both wrong",
+    (True, True): "Both right",
+}
 
 
 def verdict(report: Report) -> None:
@@ -45,14 +60,14 @@ def figures(report: Report) -> None:
         )
         each = {model: report.seconds[model] / max(1, len(report.cases)) for model in (base, tuned)}
         st.metric(
-            "Time for an answer",
+            "Time per answer",
             f"{each[tuned]:.2f} s",
             f"base {each[base]:.2f} s",
             border=True,
             delta_color="off",
             delta_arrow="off",
             height="stretch",
-            help="Average over all requests, asked many at once.",
+            help="The time all of it took, divided by the requests; up to 32 are asked at once.",
         )
         unscored = sum(report.outcomes(model)[Outcome.UNSCORED] for model in (base, tuned))
         lost = f"{words.count(unscored, 'answer')} never came" if unscored else "every answer came"
@@ -64,20 +79,37 @@ def figures(report: Report) -> None:
             delta_color="off",
             delta_arrow="off",
             height="stretch",
-            help="Neither model was trained on these. Answers that never came count neither as right nor as wrong.",
+            help=f"{words.escape(requests_title(report.name))}. Neither model was trained on these. "
+            "Answers that never came count neither as right nor as wrong.",
         )
 
 
 def bars(report: Report) -> None:
-    """What became of every request, base and tuned one above the other."""
+    """How each request was answered, base and tuned one above the other."""
     base, tuned = pair(report)
-    st.subheader("What became of every request", anchor=False)
+    st.subheader("How the requests were answered", anchor=False)
     st.plotly_chart(
         charts.outcome_bars(report),
         key=f"reports.bars.{report.id}",
         config=_CHART,
         alt=f"Of {len(report.cases)} requests, {report.outcomes(base)[Outcome.CORRECT]} correct by the base model "
         f"and {report.outcomes(tuned)[Outcome.CORRECT]} by the tuned model",
+    )
+
+
+def mistakes(report: Report) -> None:
+    """Where the tuned model still fails, in a sentence or two."""
+    base, tuned = pair(report)
+    wrong = Counter(o for o in report.scores(tuned) if o not in (Outcome.CORRECT, Outcome.UNSCORED))
+    if base == tuned or not wrong:
+        return
+    kinds = ", ".join(f"{outcome.words} {number}" for outcome, number in wrong.most_common())
+    weakest = report.weakest_first()[0]
+    title = "impossible requests" if weakest == report.reject else f"“{words.title(weakest)}”"
+    right, of = report.by_function(tuned)[weakest]
+    st.markdown(
+        f"Of the tuned model's answers {wrong.total():,} are wrong: {kinds}. "
+        f"It is weakest at {words.escape(title)}, with {right} of {of} right."
     )
 
 
@@ -93,33 +125,37 @@ def by_function(report: Report) -> None:
     )
 
 
-def differences(report: Report) -> None:
-    """Every case where the two models answered differently, as a table with a filter."""
+def every_answer(report: Report) -> None:
+    """Every answer of both models as a table, narrowed to where they differ or to how they did."""
     base, tuned = pair(report)
-    results = list(zip(report.scores(base), report.scores(tuned), strict=True))
-    rows = [_row(report, index, _result(*results[index])) for index in report.differences(base, tuned)]
-    st.subheader("Where they differ", anchor=False)
-    if not rows:
+    st.subheader("Every answer", anchor=False)
+    results = [_result(*both) for both in zip(report.scores(base), report.scores(tuned), strict=True)]
+    apart, wanted = report.differences(base, tuned), list(range(len(results)))
+    if not apart:
         st.caption("Both models gave the same answer to every request.")
-        return
-    kinds = list(dict.fromkeys(row["Result"] for row in rows))
+    elif st.toggle(f"Only where the two models differ ({len(apart)})", key=f"reports.apart.{report.id}"):
+        wanted = apart
+    kinds = [kind for kind in (*RESULTS.values(), NEVER_CAME) if kind in results]
     chosen = st.pills(
         "Show only",
         kinds,
         key=f"reports.kinds.{report.id}",
         selection_mode="multi",
-        format_func=lambda kind: f"{kind} ({sum(row['Result'] == kind for row in rows)})",
+        format_func=lambda kind: f"{kind} ({sum(results[i] == kind for i in wanted)})",
     )
-    shown = [row for row in rows if not chosen or row["Result"] in chosen]
+    shown = [_row(report, i, results[i]) for i in wanted if not chosen or results[i] in chosen]
+    if not shown:
+        st.caption("No answer matches. Choose other ones above.")
+        return
     st.dataframe(
         shown,
         hide_index=True,
-        alt="Requests to which base and tuned model gave different answers",
+        height=520,
+        row_height=70,  # from 65 on, long cells are wrapped; three lines fit
+        alt="Requests, their right answers, and what base and tuned model answered",
         column_config={
-            "Request": st.column_config.TextColumn(width=240, pinned=True),
-            **dict.fromkeys(("Right answer", "Tuned"), st.column_config.TextColumn(width=310)),
-            "Base": st.column_config.TextColumn(width=200),
-            "Result": None if len(kinds) == 1 or len(chosen) == 1 else st.column_config.TextColumn(width=130),
+            **dict.fromkeys(("Request", "Right answer", "Tuned", "Base"), st.column_config.TextColumn(width=180)),
+            "Result": None if len(kinds) == 1 or len(chosen) == 1 else st.column_config.TextColumn(width=95),
         },
     )
 
@@ -148,14 +184,18 @@ def download(report: Report) -> None:
 
 def pair(report: Report) -> tuple[str, str]:
     """Base and tuned model of a report; the same one twice where only one was asked."""
-    asked = report.models
-    return asked[0], asked[-1]
+    return report.models[0], report.models[-1]
 
 
 def label(report: Report) -> str:
     """A report in a list: what was compared, when."""
     base, tuned = pair(report)
     return f"{models.name(tuned)} against {models.name(base)}, asked {models.moment(report.created)}"
+
+
+def requests_title(name: str) -> str:
+    """A set of requests under a name people understand."""
+    return TITLES.get(name, words.title(name))
 
 
 def percent(share: tuple[int, int]) -> str:
@@ -184,12 +224,8 @@ def _row(report: Report, index: int, result: str) -> dict[str, Any]:
 
 def _result(was: Outcome, now: Outcome) -> str:
     if Outcome.UNSCORED in (was, now):
-        return "An answer never came"
-    if was != Outcome.CORRECT and now == Outcome.CORRECT:
-        return "Only tuned is right"
-    if was == Outcome.CORRECT and now != Outcome.CORRECT:
-        return "Only base is right"
-    return "Both right" if now == Outcome.CORRECT else "Both wrong"
+        return NEVER_CAME
+    return RESULTS[was == Outcome.CORRECT, now == Outcome.CORRECT]
 
 
 def answer(given: Answer, reject: str | None) -> str:

@@ -51,8 +51,8 @@ def under_way(*kinds: str) -> work.Run | None:
 
 
 def watch(run: work.Run) -> None:
-    """The steps of a run under way, kept up to date every second; shows the page anew after each step."""
-    st.fragment(_watch, run_every="1s")(run.id, _done(run))
+    """The steps of a run under way, kept up to date every two seconds; shows the page anew after each step."""
+    st.fragment(_watch, run_every="2s")(run.id, _done(run))
 
 
 def stopped(run: work.Run) -> None:
@@ -63,8 +63,8 @@ def stopped(run: work.Run) -> None:
         if failed:
             st.error(words.escape(run.error or "It left no word why."), icon=":material/error:")
         steps(run)
-        anew = " The training begins anew." if not failed and run.kind in ("demo", "tune") else ""
-        st.caption(f"What is finished is kept and not done again.{anew}")
+        anew = " A cancelled training starts from its beginning." if not failed and run.kind == "demo" else ""
+        st.caption(f"Steps with a tick are kept and not done again.{anew}")
         label = "Try again" if failed else "Start again"
         look = {"type": "primary", "icon": ":material/refresh:"}
         start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", **look)
@@ -175,17 +175,17 @@ def _status(run_id: str) -> None:
             icon=":material/progress_activity:" if run.is_under_way else ":material/flag:",
         )
         if run.is_under_way and run.steps:
-            st.progress(_overall(run), text=f"Step {min(_done(run) + 1, len(run.steps))} of {len(run.steps)}")
-
-
-def _overall(run: work.Run) -> float:
-    shares = [
-        1.0 if s.status == "done" else (s.done / s.total if s.total and s.status == "running" else 0.0)
-        for s in run.steps
-    ]
-    return min(1.0, sum(shares) / len(shares)) if shares else 0.0
+            now = next((step for step in run.steps if step.status == "running"), run.steps[-1])
+            place = f"Step {min(_done(run) + 1, len(run.steps))} of {len(run.steps)}{_left(now)}"
+            st.progress(min(1.0, now.done / now.total) if now.total else 0.0, text=place)
 
 
 def _pace(step: work.Step) -> str:
-    left = f", about {words.duration(step.seconds_left)} left" if step.seconds_left else ""
-    return f"{step.done:,} of {step.total:,}{left}"
+    return f"{step.done:,} of {step.total:,}{_left(step)}"
+
+
+def _left(step: work.Step) -> str:
+    if not step.seconds_left:
+        return ""
+    about = "" if step.seconds_left < 10 else "about "
+    return f", {about}{words.duration(step.seconds_left)} left"

@@ -62,7 +62,8 @@ def settings(ready: list[Example], first: bool) -> None:
                 help="Part of the tuned model's name, so that you find it again.",
             )
         st.markdown(
-            f":material/forum: {words.count(learning, 'example')} to learn, {len(ready) - learning:,} kept aside  \n"
+            f":material/forum: {words.count(learning, 'example')} to learn, "
+            f"{len(ready) - learning:,} kept aside for testing  \n"
             f":material/schedule: About {models.training_time(learning, int(epochs))} on this computer  \n"
             ":material/lock: Nothing leaves this computer, and nothing is paid for"
         )
@@ -85,9 +86,12 @@ def outcome() -> bool:
     last = session.store().latest_run("tune")
     if last is None:
         return False
-    if last.status in ("failed", "cancelled"):
+    if last.status == "cancelled":
+        st.caption("The last training was cancelled.")
+        return False
+    if last.status == "failed":
         runs.stopped(last)
-    elif last.status == "done":
+    elif last.status == "done" and last.result.get("model") in models.tuned():
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             name = words.escape(models.name(last.result.get("model", "")))
             st.markdown(f":green[:material/check_circle:] **{name}** is trained and ready.", width="content")
@@ -99,7 +103,7 @@ def outcome() -> bool:
 def past(watched: work.Run | None) -> None:
     """All jobs but the watched one as a table; the curve of the ticked one, or of the newest."""
     shown = watched.result.get("job_id") if watched else None
-    jobs = [job for job in session.store().jobs() if job.id != shown]
+    jobs = [job for job in models.jobs() if job.id != shown]
     if not jobs:
         return
     st.subheader("Trainings so far", anchor=False)
@@ -110,6 +114,7 @@ def past(watched: work.Run | None) -> None:
         selection_mode="single-row",
         height="content" if len(jobs) < 8 else 320,
         alt="Fine-tuning jobs, the newest first",
+        placeholder="",
         column_config={
             "Last loss": st.column_config.NumberColumn(
                 format="%.3f", help="Loss on the examples kept aside, or on the training ones where none were measured."
@@ -117,11 +122,15 @@ def past(watched: work.Run | None) -> None:
         },
     )
     picked = event.selection.rows
-    job = jobs[picked[0]] if picked and picked[0] < len(jobs) else jobs[0]
+    if watched and not picked:
+        return  # its own curve is above; another one below it would pass for its
+    newest = next((job for job in jobs if job.tuned_model), jobs[0])
+    job = jobs[picked[0]] if picked and picked[0] < len(jobs) else newest
     whole = session.store().job(job.id)
     points = fine_tuning.loss_curve(whole.events if whole else [])
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.markdown(f"**{words.escape(job.suffix or job.id)}**, started {models.moment(job.created)}", width="content")
+        title = models.name(job.tuned_model) if job.tuned_model else job.suffix or job.id
+        st.markdown(f"**{words.escape(title)}**", width="content")
         if job.tuned_model:
             runs.start_button(
                 "Export",
@@ -132,6 +141,9 @@ def past(watched: work.Run | None) -> None:
                 disabled=runs.under_way("export") is not None,
                 help="Write the whole model into a folder, for transformers and (the default model) Ollama: 0.8 GB.",
             )
+    if job.tuned_model:
+        st.caption("The model's name for an OpenAI client:")
+        st.code(job.tuned_model, language=None)
     _exported(job)
     if job.status == "failed":
         st.error(words.escape(job.message or "This training failed and left no word why."), icon=":material/error:")
@@ -167,5 +179,4 @@ def _row(job: Job) -> dict[str, Any]:
         "Last loss": job.last_loss,
         "Started": models.moment(job.created),
         "Took": words.duration(job.finished - job.created) if job.finished else "",
-        "Tuned model": job.tuned_model or "",
     }

@@ -94,7 +94,8 @@ def test_a_training_shows_its_curve_and_can_be_cancelled(page: Any) -> None:
     page.get_by_role("heading", name="Fine-tuning is running").wait_for(timeout=SOON)
     page.locator(".js-plotly-plot").first.wait_for(timeout=WORK)
     _button(page, "Cancel").click()
-    page.get_by_role("heading", name="Fine-tuning was cancelled").wait_for(timeout=WORK)
+    page.get_by_text("The last training was cancelled.").wait_for(timeout=WORK)
+    _button(page, "Start training").wait_for(timeout=SOON)
 
 
 def test_the_playground_answers_with_both_models(page: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import seed
 from seen import labels, primary, said
 
@@ -48,6 +50,19 @@ def test_a_finished_demo_ends_on_its_verdict(store, open_page):
     assert "base" in at.metric[0].delta
     assert primary(at) == ["Try both models"]
     assert "Run the demo again" in labels(at)
+
+
+def test_another_catalog_is_not_shown_the_drones_models_and_verdict(store, open_page):
+    seed.full(store)
+    store.save_job(dataclasses.replace(store.jobs()[0], catalog="drone"))
+    store.save_report(dataclasses.replace(store.report("report1"), catalog="drone"))
+    assert "1 tuned model" in said(open_page("home")) and open_page("home").success
+    store.set_catalog(Catalog("coffee", "", (Function("brew", "Brew a coffee.", {"type": "object"}),)))
+    at = open_page("home")
+    assert "1 tuned model" not in said(at) and "Not trained yet" in said(at) and "Not measured yet" in said(at)
+    assert not at.success and not at.metric
+    assert "No tuned model yet" in said(open_page("evaluate"))
+    assert "Nothing to compare yet" in said(open_page("playground"))
 
 
 def test_the_demo_says_that_it_leaves_another_catalog_alone(store, open_page):

@@ -13,7 +13,7 @@ from drone_ft.catalog import Catalog, Function, default_catalog
 def test_every_call_is_counted_and_browsed_by_page(open_page):
     total = sum(permutations.count_catalog(default_catalog()).values())
     at = open_page("permutations")
-    assert f"**{total} calls** across 15 functions" in said(at)
+    assert f"**{total} kinds of call** across 15 functions" in said(at)
     rows = at.dataframe[0].value
     assert len(rows) == 20 and rows["Call"][0] == "altitude is any whole number from 1 to 500"
 
@@ -39,6 +39,6 @@ def test_a_trillion_calls_are_sampled_not_listed(open_page, store):
     store.set_catalog(Catalog("big", "", (Function("big", "", many),)))
     start = time.monotonic()
     at = open_page("permutations")
-    assert "trillion calls" in said(at) and "too many to list" in said(at)
+    assert "trillion kinds of call" in said(at) and "too many to list" in said(at)
     assert len(at.dataframe[0].value) == 20
     assert time.monotonic() - start < 10

@@ -11,7 +11,7 @@ from seen import labels, primary, said
 from drone_ft import endpoints, evaluation
 from drone_ft.catalog import Call
 from drone_ft.errors import EndpointRefused
-from drone_ft.evaluation import Answer
+from drone_ft.evaluation import Answer, Outcome
 from drone_ft.ui import models
 
 
@@ -86,7 +86,7 @@ def test_an_evaluation_is_started_as_chosen(open_page, store, started):
     assert started == [("evaluate", {"models": [models.ITS_OWN, seed.TUNED], "cases": "test split"})]
 
 
-def test_a_report_shows_verdict_figures_bars_functions_and_every_difference(open_page, store):
+def test_a_report_shows_verdict_figures_bars_functions_and_every_answer(open_page, store):
     seed.full(store)
     report = store.report("report1")
     at = open_page("evaluate")
@@ -94,11 +94,28 @@ def test_a_report_shows_verdict_figures_bars_functions_and_every_difference(open
     correct, of = report.possible(seed.TUNED)
     assert at.metric[0].value == f"{round(100 * correct / of)}%"
     assert len(at.get("plotly_chart")) == 2
-    differences = at.dataframe[0].value
-    assert len(differences) == len(report.differences(seed.BASE, seed.TUNED))
+    wrong = len(report.cases) - report.outcomes(seed.TUNED)[Outcome.CORRECT]
+    assert f"Of the tuned model's answers {wrong} are wrong" in said(at)
+    assert len(at.dataframe[0].value) == len(report.cases)
+    at.toggle(key="reports.apart.report1").set_value(True).run()
+    assert len(at.dataframe[0].value) == len(report.differences(seed.BASE, seed.TUNED)) < len(report.cases)
     kind = at.pills(key="reports.kinds.report1")
-    kind.set_value(["Only tuned is right"]).run()
-    assert set(at.dataframe[0].value["Result"]) == {"Only tuned is right"}
+    kind.set_value(["Both wrong", "Only tuned is right"]).run()
+    both = len(at.dataframe[0].value)
+    at.toggle(key="reports.apart.report1").set_value(False).run()
+    assert len(at.dataframe[0].value) > both
+    assert set(at.dataframe[0].value["Result"]) == {"Both wrong", "Only tuned is right"}
+
+
+def test_a_report_of_one_model_names_no_tuned_models_mistakes(open_page, store):
+    seed.full(store)
+    report = store.report("report1")
+    one = {seed.BASE: report.answers[seed.BASE]}
+    store.save_report(dataclasses.replace(report, id="alone", answers=one, created=seed.NOW + 1))
+    at = open_page("evaluate")
+    assert not at.exception and "tuned model's answers" not in said(at)
+    assert "Both models gave the same answer to every request." in said(at)
+    assert len(at.dataframe[0].value) == len(report.cases)
 
 
 def test_older_reports_can_be_chosen(open_page, store):
@@ -123,6 +140,8 @@ def test_the_playground_shows_both_answers_in_words(open_page, store, monkeypatc
     at.button(key="FormSubmitter:playing.form-Ask").click().run()
     assert [s.value for s in at.subheader] == ["Says no", "Control camera"]
     assert "Answered in 0.3 s" in said(at)
+    mode, duration = at.table[0].value.index
+    assert mode == "Mode" and "seconds" in duration
     assert "120" in at.table[0].value.to_string()
 
 
