@@ -182,6 +182,7 @@ def trl_seconds(lines: list[str]) -> float:
 
     from drone_ft.local import calls, weights
     from drone_ft.local import training as t
+    from drone_ft.local.learner import target_modules
     from drone_ft.local.prompt import ChatRequest, plain_message, texts
     from drone_ft.local.rows import read_rows
 
@@ -211,8 +212,7 @@ def trl_seconds(lines: list[str]) -> float:
         lora = LoraConfig(
             r=t.RANK,
             lora_alpha=t.ALPHA,
-            target_modules="all-linear",
-            layers_to_transform=list(range(int(t.FROZEN * layers), layers)),
+            target_modules=target_modules(model, int(t.FROZEN * layers)),
             task_type="CAUSAL_LM",
         )
         trainer = SFTTrainer(

@@ -6,7 +6,10 @@ row its precision. What is learnt, and everything between two products, stays in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from drone_ft.local.together import Together, families
 
 _LEAST = 1e-12  # a row of zeros has a scale too
 
@@ -24,25 +27,34 @@ def exact() -> bool:
         return False
 
 
-class Int8Matrix:
-    """A frozen weight of shape (out, in), rounded once; a quarter of its memory on top of its own."""
+class Int8Matrices:
+    """Frozen weights of shape (out, in), multiplied as one; rounded once, into a quarter of their memory."""
 
-    def __init__(self, weight: Any) -> None:
-        self.numbers, scale = _rounded(weight.detach())
+    def __init__(self, weights: Sequence[Any]) -> None:
+        import torch
+
+        self.sizes = [len(weight) for weight in weights]
+        self.numbers, scale = _rounded(torch.cat([weight.detach() for weight in weights]))
         self.scale = scale.flatten()
 
-    def forward(self, x: Any) -> Any:
-        """x·Wᵀ for x of shape (rows, in)."""
+    def forward(self, x: Any) -> Sequence[Any]:
+        """x·Wᵀ for each weight and x of shape (rows, in)."""
         import torch
 
         numbers, scale = _rounded(x)
-        return torch._int_mm(numbers, self.numbers.T).float().mul_(scale).mul_(self.scale)
+        product = torch._int_mm(numbers, self.numbers.T).float().mul_(scale).mul_(self.scale)
+        parts: Sequence[Any] = product.split(self.sizes, dim=1)
+        return parts
 
-    def backward(self, grad: Any) -> Any:
-        """grad·W for grad of shape (rows, out)."""
+    def backward(self, grads: Sequence[Any]) -> Any:
+        """The sum of grad·W over the weights' gradients of shape (rows, out)."""
         import torch
 
-        numbers, scale = _rounded(grad * self.scale)
+        scaled = grads[0].new_empty(len(grads[0]), len(self.scale))
+        parts = zip(scaled.split(self.sizes, dim=1), grads, self.scale.split(self.sizes), strict=True)
+        for part, grad, scale in parts:
+            torch.mul(grad, scale, out=part)
+        numbers, scale = _rounded(scaled)
         return torch._int_mm(numbers, self.numbers).float().mul_(scale)
 
 
@@ -50,7 +62,7 @@ def _rounded(x: Any) -> tuple[Any, Any]:
     """(x in whole numbers, scales of shape (rows, 1)) for x of shape (rows, columns)."""
     import torch
 
-    scale = x.abs().amax(-1, keepdim=True).clamp_(min=_LEAST) / 127
+    scale = x.abs().amax(-1, keepdim=True).clamp_(min=_LEAST).div_(127)
     return (x / scale).round_().to(torch.int8), scale
 
 
@@ -58,17 +70,9 @@ def round_frozen(layers: Any) -> int:
     """Let the plain linear layers in frozen ones, which need no gradient, multiply in int8; how many it was."""
     import torch
 
-    found = [m for layer in layers for m in layer.modules() if type(m) is torch.nn.Linear and m.bias is None]
-    for module in found:
-        module.forward = _Forward(Int8Matrix(module.weight))
-    return len(found)
-
-
-class _Forward:
-    """A layer's forward pass where no gradient is wanted."""
-
-    def __init__(self, matrix: Int8Matrix) -> None:
-        self.matrix = matrix
-
-    def __call__(self, x: Any) -> Any:
-        return self.matrix.forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+    count = 0
+    for layer in layers:
+        for found in families(layer, lambda m: type(m) is torch.nn.Linear and m.bias is None):
+            Together(found, Int8Matrices([m.weight for m in found]).forward)
+            count += len(found)
+    return count

@@ -89,7 +89,7 @@ class Learner:
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.dropout,
-            target_modules=_target_modules(model, count),
+            target_modules=target_modules(model, count),
             task_type="CAUSAL_LM",
         )
         self.plain = get_peft_model(model, config)
@@ -121,6 +121,9 @@ class Learner:
         ids = [*any_sample.ids[:shared], *(token for sample in pack for token in sample.ids[shared:-1])]
         positions = [*range(shared), *(at for sample in pack for at in range(shared, len(sample.ids) - 1))]
         rows = {"row_lengths": [len(sample.ids) - 1 - shared for sample in pack], "shared_length": shared}
+        if self.packable:
+            filler = [0] * (packing.filled(len(ids)) - len(ids))
+            ids, positions = ids + filler, positions + filler
         return {
             "input_ids": torch.tensor([ids], device=device),
             "position_ids": torch.tensor([positions], device=device),
@@ -195,7 +198,7 @@ class Learner:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def _target_modules(model: Any, lower: int) -> list[str]:
+def target_modules(model: Any, lower: int) -> list[str]:
     """Names of the matrices that get LoRA: all in the layers from number `lower` on."""
     import torch
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from drone_ft.local import packing
+
 BYTES_KEPT = 512 << 20
 
 
@@ -35,7 +37,8 @@ class LowerLayers:
         missing = [key for key in keys if key not in self._kept]
         fresh = self._run([keys[0], *[key for key in missing if key != keys[0]]], compute) if missing else {}
         parts = [self._kept.get(key, fresh.get(key)) for key in keys]
-        self._given = torch.cat(parts, dim=1)
+        given = torch.cat(parts, dim=1)
+        self._given = torch.nn.functional.pad(given, (0, 0, 0, packing.filled(given.shape[1]) - given.shape[1]))
         self._only(lower=False)
 
     def _run(self, keys: Sequence[Any], compute: Callable[[Sequence[Any]], dict[str, Any]]) -> dict[Any, Any]:
@@ -48,7 +51,7 @@ class LowerLayers:
         self._only(lower=True)
         with torch.no_grad():
             self.decoder(**given)
-        fresh = dict(zip(keys, self._caught.split(lengths, dim=1), strict=True))
+        fresh = dict(zip(keys, self._caught[:, : sum(lengths)].split(lengths, dim=1), strict=True))
         for key, value in fresh.items():
             size = value.numel() * value.element_size()
             if key in self.again and size <= self._room and key not in self._kept:

@@ -194,14 +194,18 @@ def fast_numbers() -> str:
     return min(best, key=lambda kind: best[kind] * HANDICAP[kind])
 
 
-def _products(size: int = 512) -> dict[str, Callable[[], object]]:
-    """A size³ matrix product in each kind of numbers that gives the right result here."""
+def _products(rows: int = 384, wide: int = 576, out: int = 1536) -> dict[str, Callable[[], object]]:
+    """A product as steps of a small model make them, in each kind of numbers that gives the right result here."""
     import torch
 
-    left = torch.ones(size, size)
-    short, whole = left.bfloat16(), left.to(torch.int8)
-    products: dict[str, Callable[[], object]] = {"float32": lambda: left @ left, "bfloat16": lambda: short @ short}
-    return products | ({"int8": lambda: torch._int_mm(whole, whole)} if int8.exact() else {})
+    left, right = torch.ones(rows, wide), torch.ones(out, wide)
+    pairs = {"float32": (left, right), "bfloat16": (left.bfloat16(), right.bfloat16())}
+    products: dict[str, Callable[[], object]] = {
+        kind: lambda left=left, right=right: left @ right.T  # type: ignore[misc]
+        for kind, (left, right) in pairs.items()
+    }
+    whole = left.to(torch.int8), right.to(torch.int8)
+    return products | ({"int8": lambda: torch._int_mm(whole[0], whole[1].T)} if int8.exact() else {})
 
 
 def _seconds(product: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from drone_ft.local import cores, int8, lora, rows, training, weights
 from drone_ft.local.engine import Engine
 from drone_ft.local.grammar import Grammars
-from drone_ft.local.int8 import Int8Matrix
+from drone_ft.local.int8 import Int8Matrices
 from drone_ft.local.learner import Learner, Recipe
 from drone_ft.local.prompt import ChatRequest
 from tests.local.test_prompt import TOOLS, tool
@@ -584,13 +584,13 @@ def test_int8_products_are_the_matrixs_but_for_rounding_row_by_row(shape: tuple[
     rows_, wide, out = shape
     torch.manual_seed(0)
     x, weight, grad = torch.randn(rows_, wide), torch.randn(out, wide), torch.randn(rows_, out)
-    matrix = Int8Matrix(weight)
-    forward, backward = matrix.forward(x), matrix.backward(grad)
+    matrix = Int8Matrices([weight])
+    (forward,), backward = matrix.forward(x), matrix.backward([grad])
     assert torch.linalg.norm(forward - x @ weight.T) < 0.02 * torch.linalg.norm(x @ weight.T)
     assert torch.linalg.norm(backward - grad @ weight) < 0.02 * torch.linalg.norm(grad @ weight)
     x[0] *= 1e4  # an outlier takes nothing from the other rows, nor from rows of nothing
-    assert torch.equal(matrix.forward(x)[1:], forward[1:])
-    assert torch.equal(matrix.forward(torch.zeros(2, wide)), torch.zeros(2, out))
+    assert torch.equal(matrix.forward(x)[0][1:], forward[1:])
+    assert torch.equal(matrix.forward(torch.zeros(2, wide))[0], torch.zeros(2, out))
 
 
 @pytest.mark.parametrize(
