@@ -20,7 +20,7 @@ test: .venv/ready-to-test
 	$(BIN)/python -m pytest
 
 bench: .venv/ready-to-test benchmarks/requirements.txt
-	$(PIP) -r benchmarks/requirements.txt
+	$(PIP) -r requirements-dev.txt -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.bench
 
 .venv/ready: requirements.txt Makefile

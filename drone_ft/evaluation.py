@@ -18,6 +18,8 @@ from drone_ft import endpoints
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, EndpointUnavailable
 
+AT_ONCE = 32  # requests on their way to a model
+
 
 class Outcome(StrEnum):
     """What one answer turned out to be; unscored means that no answer came, which is nobody's mistake."""
@@ -200,7 +202,7 @@ def ask_all(
     catalog: Catalog,
     prompts: Sequence[str],
     on_progress: Callable[[int], None] = lambda done: None,
-    at_once: int = 32,
+    at_once: int = AT_ONCE,
 ) -> tuple[list[Answer], float]:
     """Answers in the order of the prompts, and the seconds all of it took on the wall clock.
 
@@ -279,7 +281,7 @@ class Report:
         return {name: self._share(model, lambda case, name=name: case.call.name == name) for name in names}  # type: ignore[misc]
 
     def weakest_first(self) -> list[str]:
-        """Functions by the share the last model had right, then by the base's; those never answered last."""
+        """Functions by the share the last model had right, then by the first's; those never answered last."""
         tables = [self.by_function(model) for model in reversed(self.models)]
 
         def shares(name: str) -> list[float]:

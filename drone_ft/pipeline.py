@@ -66,7 +66,7 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
         endpoint = endpoints.local_endpoint()
         client = endpoints.client(endpoint)
         base = base_model(client)
-    job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo", seed)
+    job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo", catalog.name, seed)
     models = {"base": base, "tuned": str(job.tuned_model)}
     cases = evaluation.read_cases(CASES / "drone.jsonl", catalog)
     _evaluate(store, progress, client, catalog, "drone", cases, models)
@@ -76,6 +76,7 @@ def write(store: Store, progress: Progress, seed: int = 0) -> None:
     """Write examples for the current catalog in place of those there, which can be brought back."""
     progress.plan(("examples", "Write requests for each call"), ("split", "Split into train and test"))
     catalog = store.catalog()
+    progress.remember(catalog=catalog.name)
     with progress.step("examples") as step:
         examples = synthesis.write_examples(catalog, seed).examples
         step.note(_mix(examples, catalog))
@@ -89,13 +90,14 @@ def tune(
     """Fine-tune on the approved examples of the current catalog; result: job_id, model."""
     progress.plan(("server", "Start the model on this computer"), ("tune", "Fine-tune the model"))
     catalog = store.catalog()
+    progress.remember(catalog=catalog.name)
     examples = approved(store.examples(catalog.name))
     train, test = _jsonl(examples, catalog)
     with progress.step("server"):
         endpoint = endpoints.local_endpoint()
         client = endpoints.client(endpoint)
         model = model or base_model(client)
-    _tune(store, progress, endpoint, client, train, test, model, epochs, suffix)
+    _tune(store, progress, endpoint, client, train, test, model, epochs, suffix, catalog.name)
 
 
 def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "drone") -> None:
@@ -103,6 +105,7 @@ def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "
     roles = dict(zip(("base", "tuned"), dict.fromkeys(models), strict=False))  # a model is asked once
     titles = {"base": "Ask the base model", "tuned": "Ask the tuned model"}
     catalog = store.catalog()
+    progress.remember(catalog=catalog.name)
     asked = choose_cases(store, catalog, cases)
     progress.plan(("server", "Start the model on this computer"), *((role, titles[role]) for role in roles))
     with progress.step("server"):
@@ -267,6 +270,7 @@ def _tune(
     model: str,
     epochs: int | str,
     suffix: str,
+    catalog: str,
     seed: int | None = None,
 ) -> Job:
     with progress.step("tune") as step:
@@ -280,8 +284,7 @@ def _tune(
 
         job = _job_to_go_on_with(store, progress, client, train_jsonl, model)
         if job is None:
-            name = store.catalog().name
-            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell, seed, name)
+            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell, seed, catalog)
         else:
             job = fine_tuning.follow(client, job, store.save_job, tell)
         step.note(f"{job.tuned_model}")

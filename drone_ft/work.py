@@ -190,7 +190,8 @@ class _StepProgress(AbstractContextManager["_StepProgress"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        said: dict[str, Any] = {"note": "cancelled"} if kind and issubclass(kind, WorkCancelled) else {}
+        stopped = kind is not None and issubclass(kind, WorkCancelled | KeyboardInterrupt)
+        said: dict[str, Any] = {"note": "cancelled"} if stopped else {}
         self._progress.change(self._name, status="failed" if kind else "done", seconds_left=None, **said)
 
 

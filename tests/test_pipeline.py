@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drone_ft import endpoints, evaluation, fine_tuning, pipeline
-from drone_ft.catalog import Call, default_catalog
+from drone_ft.catalog import Call, Catalog, Function, default_catalog
 from drone_ft.dataset import Example, make_example
 from drone_ft.errors import DatasetError, EndpointRefused, EndpointUnavailable, WorkCancelled
 from drone_ft.evaluation import Answer, Case
@@ -93,10 +93,15 @@ def test_the_demo_hands_its_seed_and_catalog_to_the_training(monkeypatch: pytest
         handed.append(given[-2:])
         raise WorkCancelled("cancelled")
 
-    monkeypatch.setattr(endpoints, "local_endpoint", lambda: endpoints.Endpoint(endpoints.LOCAL, "http://x/v1"))
+    store = Store()
+
+    def start() -> endpoints.Endpoint:
+        store.set_catalog(Catalog("coffee", "", (Function("brew", ""),)))  # loaded in another tab meanwhile
+        return endpoints.Endpoint(endpoints.LOCAL, "http://x/v1")
+
+    monkeypatch.setattr(endpoints, "local_endpoint", start)
     monkeypatch.setattr(pipeline, "base_model", lambda client: "base")
     monkeypatch.setattr(pipeline, "train", train)
-    store = Store()
     with pytest.raises(WorkCancelled):
         pipeline.demo(store, Progress(Run("r", "demo"), store.save_run, lambda: False), seed=7)
     assert handed == [(7, "drone")]

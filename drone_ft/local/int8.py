@@ -28,7 +28,7 @@ def exact() -> bool:
 
 
 class Int8Matrices:
-    """Frozen weights of shape (out, in), multiplied as one; rounded once, into a quarter of their memory."""
+    """Frozen weights of shape (out, in), multiplied as one; rounded once, a quarter of their memory on top."""
 
     def __init__(self, weights: Sequence[Any]) -> None:
         import torch
@@ -72,7 +72,7 @@ def round_frozen(layers: Any) -> int:
 
     count = 0
     for layer in layers:
-        for found in families(layer, lambda m: type(m) is torch.nn.Linear and m.bias is None):
+        for found in families(layer, lambda m: type(m) is torch.nn.Linear and m.bias is None, lambda m: m.in_features):
             Together(found, Int8Matrices([m.weight for m in found]).forward)
             count += len(found)
     return count

@@ -38,18 +38,18 @@ def common_beginning(found: Sequence[Sample]) -> int:
 
 
 def packs(batch: Sequence[Sample], tokens: int, shared: int = 0) -> list[list[Sample]]:
-    """A batch in pieces of at most `tokens` tokens, one sample at least: what is read in one pass, to bound memory.
+    """A batch in pieces, longest samples first: what is read in one pass, at most `tokens` tokens or one sample.
 
-    The `shared` tokens all samples begin with are read once a pass and do not count.
+    Attention holds every row of a pass as long as its longest, so that is what counts against memory; the `shared`
+    tokens all samples begin with are read once a pass and do not.
     """
-    found: list[list[Sample]] = [[]]
-    room = tokens
-    for sample in batch:
-        if found[-1] and len(sample.ids) - shared > room:
-            found.append([])
-            room = tokens
-        found[-1].append(sample)
-        room -= len(sample.ids) - shared
+    found: list[list[Sample]] = []
+    for sample in sorted(batch, key=lambda sample: -len(sample.ids)):
+        longest = len(found[-1][0].ids) - shared if found else 0
+        if found and longest * (len(found[-1]) + 1) <= tokens:
+            found[-1].append(sample)
+        else:
+            found.append([sample])
     return found
 
 

@@ -24,7 +24,10 @@ def speed_up(model: Any, *, int8: bool = False) -> int:
     def is_wanted(module: Any) -> bool:
         return isinstance(module, Linear) and _is_plain(module)
 
-    found = list(families(model, is_wanted))
+    def likeness(layer: Any) -> Any:
+        return layer.in_features, layer.scaling[layer.active_adapters[0]]
+
+    found = list(families(model, is_wanted, likeness))
     for layers in found:
         linear = [layer.base_layer for layer in layers]
         Together(layers, _Pass(layers, Int8Matrices([m.weight for m in linear]) if int8 else _Matrices(linear)))
@@ -63,7 +66,7 @@ class _Matrices:
 
 
 class _Pass:
-    """The forward pass of LoRA layers that read the same input, of one recipe: equal ranks and scales."""
+    """The forward pass of LoRA layers that read the same input and scale alike."""
 
     def __init__(self, layers: Sequence[Any], frozen: _Matrices | Int8Matrices) -> None:
         adapter = layers[0].active_adapters[0]

@@ -62,7 +62,7 @@ def _attend(
     """
     import torch
 
-    def one_row(q: Any, k: Any, v: Any) -> Any:
+    def attend(q: Any, k: Any, v: Any) -> Any:
         mask = _mask_of(q.shape[2], k.shape[2], sliding_window, str(q.device))
         return torch.nn.functional.scaled_dot_product_attention(
             q,
@@ -75,15 +75,17 @@ def _attend(
         )
 
     if memory is not None:
-        return memory.attend(module.layer_idx, query, key, value, one_row).transpose(1, 2).contiguous(), None
+        return memory.attend(module.layer_idx, query, key, value, attend).transpose(1, 2).contiguous(), None
+    if query.shape[0] != 1:
+        raise ValueError(f"A packed model reads one sequence of rows end to end, not a batch of {query.shape[0]}.")
     kind, (lengths, shared) = query.dtype, ((row_lengths, shared_length) if row_lengths else ([query.shape[2]], 0))
     if query.device.type == "cpu":  # there attention to so few tokens is several times slower in shorter numbers
         query, key, value = query.float(), key.float(), value.float()
     grid = _grid(tuple(lengths), shared, str(query.device))
-    rows = one_row(*(_spread(tensor, grid, tensor is not query) for tensor in (query, key, value)))
-    begun = one_row(*(tensor[:, :, :shared] for tensor in (query, key, value))).transpose(1, 2)
-    rest = query.new_zeros(1, query.shape[2] - shared - sum(lengths), *begun.shape[2:])
-    return torch.cat([begun, _gather(rows, grid), rest], dim=1).to(kind), None
+    rows = _gather(attend(*(_spread(tensor, grid, tensor is not query) for tensor in (query, key, value))), grid)
+    filler = rows.new_zeros(1, query.shape[2] - shared - sum(lengths), *rows.shape[2:])
+    begun = [attend(*(tensor[:, :, :shared] for tensor in (query, key, value))).transpose(1, 2)] if shared else []
+    return torch.cat([*begun, rows, filler], dim=1).to(kind), None
 
 
 def filled(tokens: int) -> int:

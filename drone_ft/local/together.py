@@ -1,4 +1,4 @@
-"""Linear layers that read the same input, multiplied as one: one product in place of three, the input rounded once."""
+"""Linear layers that read the same input, asked as one: what they need of it is made once for all of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-def families(model: Any, wanted: Callable[[Any], bool]) -> Iterator[list[Any]]:
-    """The layers of a model that are `wanted`, each once: siblings that read the same input together, others alone."""
+def families(model: Any, wanted: Callable[[Any], bool], like: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """The layers of a model that are `wanted`, each once: siblings that read the same input together, others alone.
+
+    Siblings must be `like` each other, for instance of one width.
+    """
     done: set[int] = set()
     for parent in model.modules():
         children = dict(parent.named_children())
         for names in SIBLINGS:
             found = [children[name] for name in names if name in children and wanted(children[name])]
-            if len(found) == len(names):
+            if len(found) == len(names) and all(like(layer) == like(found[0]) for layer in found):
                 done.update(map(id, found))
                 yield found
     for layer in model.modules():

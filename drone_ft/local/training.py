@@ -2,7 +2,7 @@
 
 JOB_DIR holds job.json, train.jsonl and perhaps validation.jsonl; it gains events.jsonl, one checkpoint an epoch,
 result.csv, and error.json if all goes wrong. The finished adapter goes to the job's output_dir. Killed at any
-moment, it resumes from its last checkpoint and ends with the same weights as if nothing had happened.
+moment, it resumes from its last checkpoint and ends with the same weights, up to rounding, as if nothing had happened.
 Exit codes: 0 done, 1 failed (error.json says why), 3 cancelled (SIGTERM, or its server is gone).
 `accelerate launch -m drone_ft.local.training JOB_DIR` spreads it over devices.
 """
@@ -46,7 +46,7 @@ from drone_ft.local.rows import Row, Sample, read_rows, samples, shared
 BATCH, RATE = 8, 2e-3  # what "auto" means
 RANK, ALPHA, DROPOUT = 16, 32, 0.0
 FROZEN = 0.34  # share of the layers, from below, that are not learnt: a sixth less time, as good in one run each
-PACK_TOKENS = 800  # read in one pass: enough for fast matrix products, few enough to stay under 3 GB
+PACK_TOKENS = 800  # read in one pass, all as long as the longest: enough for fast products, few enough for 3 GB
 WHOLE = 16  # one answer in so many is learnt to its end, so that it is also right where no grammar holds it
 LEAST_WHOLE = 32  # as many are, if there are: a few would not teach that a call, not text, is wanted
 WARM_UP = 0.06  # share of all steps
@@ -292,10 +292,7 @@ class Training:
 
     def _report(self, job: JobFile, learner: Learner, progress: Progress) -> None:
         row = progress.table[-1]
-        # Steps take turns in being quick and slow where others use the cores, too; the slowest tell nothing.
-        recent = sorted(self.durations[-RECENT:])
-        usual = recent[: max(1, len(recent) - max(1, len(recent) // 10))]
-        figures = self._figures(job, learner, progress, sum(usual) / len(usual))
+        figures = self._figures(job, learner, progress)
         self.journal.write(
             f"Step {progress.step}/{learner.steps}: training loss={row['train_loss']:.4f}",
             figures | {"train_mean_token_accuracy": row["train_accuracy"]},
@@ -305,11 +302,15 @@ class Training:
         row = progress.table[-1]
         row["valid_loss"], row["valid_mean_token_accuracy"] = learner.measure(data.valid)
         measured = {name: row[name] for name in ("valid_loss", "valid_mean_token_accuracy")}
-        figures = self._figures(job, learner, progress, self.durations[-1]) | measured
+        figures = self._figures(job, learner, progress) | measured
         self.journal.write(f"{when}: validation loss={row['valid_loss']:.4f}", figures)
 
-    def _figures(self, job: JobFile, learner: Learner, progress: Progress, pace: float) -> dict[str, Any]:
-        """What every metrics event tells; `pace`: seconds a step."""
+    def _figures(self, job: JobFile, learner: Learner, progress: Progress) -> dict[str, Any]:
+        """What every metrics event tells."""
+        # Steps take turns in being quick and slow where others use the cores, too; the slowest tell nothing.
+        recent = sorted(self.durations[-RECENT:])
+        usual = recent[: max(1, len(recent) - max(1, len(recent) // 10))]
+        pace = sum(usual) / len(usual)
         return {
             "step": progress.step,
             "total_steps": learner.steps,

@@ -93,6 +93,6 @@ def show(report: Report) -> None:
 
 def outcome() -> None:
     """Why the newest evaluation stopped, if it did."""
-    last = session.store().latest_run("evaluate")
+    last = runs.latest("evaluate")
     if last and last.status in ("failed", "cancelled"):
         runs.stopped(last)

@@ -245,7 +245,7 @@ def _download(examples: list[Example], catalog: Catalog) -> None:
 
 def failed_writing() -> bool:
     """Why the last writing stopped, if it did, and the button that tries again. Whether it did."""
-    last = session.store().latest_run("write")
+    last = runs.latest("write")
     if last is None or last.status != "failed":
         return False
     runs.stopped(last)

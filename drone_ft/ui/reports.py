@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import charts, pipeline
+from drone_ft import charts, evaluation, pipeline
 from drone_ft.evaluation import Answer, Outcome, Report
 from drone_ft.ui import models, words
 
@@ -20,6 +20,14 @@ TITLES = {
     pipeline.TEST_SPLIT: "Your own examples kept aside",
 }
 NEVER_CAME = "An answer never came"
+TELLING = 4  # requests of a function, at least, before it is called the weakest
+MISTAKES = {
+    Outcome.WRONG_ARGUMENTS: "{} with wrong values",
+    Outcome.WRONG_FUNCTION: "{} with the wrong function",
+    Outcome.WRONGLY_REJECTED: "{} refused though possible",
+    Outcome.SHOULD_HAVE_REJECTED: "{} done though impossible",
+    Outcome.NO_CALL: "{} answered without a call",
+}
 # by whether base and tuned are right
 RESULTS = {
     (False, True): "Only tuned is right",
@@ -32,6 +40,14 @@ RESULTS = {
 def verdict(report: Report) -> None:
     """One sentence: is the tuned model better, and how sure is that."""
     base, tuned = pair(report)
+    if base == tuned:
+        right, rejected = report.possible(base), report.impossible(base)
+        st.info(
+            f"{words.escape(models.name(base))} was asked alone: {right[0]} of {right[1]} possible requests exactly "
+            f"right, {rejected[0]} of {rejected[1]} impossible ones rejected. Ask two models to compare them.",
+            icon=":material/balance:",
+        )
+        return
     found = report.verdict(base, tuned)
     sure = found.p is not None and found.p < 0.05
     if sure and found.better > found.worse:
@@ -45,6 +61,8 @@ def verdict(report: Report) -> None:
 def figures(report: Report) -> None:
     """The tuned model's figures, each with the base model's beside it."""
     base, tuned = pair(report)
+    if base == tuned:
+        return
     with st.grid(4, min_column_width=190):
         _share(
             "Possible: right",
@@ -67,7 +85,7 @@ def figures(report: Report) -> None:
             delta_color="off",
             delta_arrow="off",
             height="stretch",
-            help="The time all of it took, divided by the requests; up to 32 are asked at once.",
+            help=f"The time all of it took, divided by the requests; up to {evaluation.AT_ONCE} are asked at once.",
         )
         unscored = sum(report.outcomes(model)[Outcome.UNSCORED] for model in (base, tuned))
         lost = f"{words.count(unscored, 'answer')} never came" if unscored else "every answer came"
@@ -103,14 +121,21 @@ def mistakes(report: Report) -> None:
     wrong = Counter(o for o in report.scores(tuned) if o not in (Outcome.CORRECT, Outcome.UNSCORED))
     if base == tuned or not wrong:
         return
-    kinds = ", ".join(f"{outcome.words} {number}" for outcome, number in wrong.most_common())
-    weakest = report.weakest_first()[0]
-    title = "impossible requests" if weakest == report.reject else f"“{words.title(weakest)}”"
-    right, of = report.by_function(tuned)[weakest]
+    kinds = words.listed([MISTAKES[outcome].format(number) for outcome, number in wrong.most_common()], "and")
     st.markdown(
-        f"Of the tuned model's answers {wrong.total():,} are wrong: {kinds}. "
-        f"It is weakest at {words.escape(title)}, with {right} of {of} right."
+        f"The tuned model got {words.count(wrong.total(), 'request')} wrong: {kinds}. {_weakest(report, tuned)}"
     )
+
+
+def _weakest(report: Report, model: str) -> str:
+    """The function a model is worst at, among those asked often enough to tell."""
+    shares = report.by_function(model)
+    for name in report.weakest_first():
+        right, of = shares[name]
+        if of >= TELLING and right < of:
+            title = "impossible requests" if name == report.reject else f"“{words.title(name)}”"
+            return f"It is weakest at {words.escape(title)}, with {right} of {of} right."
+    return ""
 
 
 def by_function(report: Report) -> None:
@@ -129,6 +154,9 @@ def every_answer(report: Report) -> None:
     """Every answer of both models as a table, narrowed to where they differ or to how they did."""
     base, tuned = pair(report)
     st.subheader("Every answer", anchor=False)
+    if base == tuned:
+        _answers_of_one(report)
+        return
     results = [_result(*both) for both in zip(report.scores(base), report.scores(tuned), strict=True)]
     apart, wanted = report.differences(base, tuned), list(range(len(results)))
     if not apart:
@@ -158,6 +186,31 @@ def every_answer(report: Report) -> None:
             "Result": None if len(kinds) == 1 or len(chosen) == 1 else st.column_config.TextColumn(width=95),
         },
     )
+
+
+def _answers_of_one(report: Report) -> None:
+    """Every answer of a model that was asked alone."""
+    (model,) = report.models
+    scores = report.scores(model)
+    kinds = list(dict.fromkeys(scores))
+    chosen = st.pills(
+        "Show only",
+        kinds,
+        key=f"reports.kinds.{report.id}",
+        selection_mode="multi",
+        format_func=lambda kind: f"{words.first_up(kind.words)} ({scores.count(kind)})",
+    )
+    rows = [
+        {
+            "Request": case.prompt,
+            "Right answer": words.call(case.call, report.reject),
+            "Answer": answer(given, report.reject),
+            "Result": words.first_up(kind.words),
+        }
+        for case, given, kind in zip(report.cases, report.answers[model], scores, strict=True)
+        if not chosen or kind in chosen
+    ]
+    st.dataframe(rows, hide_index=True, height=520, row_height=70, alt="Requests, right answers, and the model's")
 
 
 def download(report: Report) -> None:

@@ -50,6 +50,13 @@ def under_way(*kinds: str) -> work.Run | None:
     return None
 
 
+def latest(kind: str) -> work.Run | None:
+    """The newest run of a kind, if it was about the loaded catalog: another one's must not be tried again for this."""
+    run = session.store().latest_run(kind)
+    here = session.store().catalog().name
+    return run if run and run.result.get("catalog", here) == here else None
+
+
 def watch(run: work.Run) -> None:
     """The steps of a run under way, kept up to date every two seconds; shows the page anew after each step."""
     st.fragment(_watch, run_every="2s")(run.id, _done(run))
@@ -64,7 +71,7 @@ def stopped(run: work.Run) -> None:
             st.error(words.escape(run.error or "It left no word why."), icon=":material/error:")
         steps(run)
         anew = " A cancelled training starts from its beginning." if not failed and run.kind == "demo" else ""
-        st.caption(f"Steps with a tick are kept and not done again.{anew}")
+        st.caption(f"What was finished is kept and not done again.{anew}")
         label = "Try again" if failed else "Start again"
         look = {"type": "primary", "icon": ":material/refresh:"}
         start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", **look)
@@ -176,7 +183,8 @@ def _status(run_id: str) -> None:
         )
         if run.is_under_way and run.steps:
             now = next((step for step in run.steps if step.status == "running"), run.steps[-1])
-            place = f"Step {min(_done(run) + 1, len(run.steps))} of {len(run.steps)}{_left(now)}"
+            left = f"{_left(now)} in this step" if now.seconds_left else ""
+            place = f"Step {min(_done(run) + 1, len(run.steps))} of {len(run.steps)}{left}"
             st.progress(min(1.0, now.done / now.total) if now.total else 0.0, text=place)
 
 

@@ -82,8 +82,8 @@ def _chosen() -> dict[str, Any]:
 
 
 def outcome() -> bool:
-    """How the newest training ended: a way on, or why it stopped. Whether there is one."""
-    last = session.store().latest_run("tune")
+    """How the newest training ended: a way on, or why it stopped. Whether the page shows what to do next."""
+    last = runs.latest("tune")
     if last is None:
         return False
     if last.status == "cancelled":
@@ -91,22 +91,30 @@ def outcome() -> bool:
         return False
     if last.status == "failed":
         runs.stopped(last)
-    elif last.status == "done" and last.result.get("model") in models.tuned():
+        return True
+    if last.status == "done" and last.result.get("model") in models.tuned():
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             name = words.escape(models.name(last.result.get("model", "")))
             st.markdown(f":green[:material/check_circle:] **{name}** is trained and ready.", width="content")
             if st.button("Compare it with the base", type="primary", icon=":material/balance:", key="tuning.compare"):
                 st.switch_page("pages/evaluate.py")
-    return True
+        return True
+    return False
 
 
 def past(watched: work.Run | None) -> None:
-    """All jobs but the watched one as a table; the curve of the ticked one, or of the newest."""
+    """All jobs but the watched one as a table; the curve of the ticked one, or of the newest that made a model."""
     shown = watched.result.get("job_id") if watched else None
     jobs = [job for job in models.jobs() if job.id != shown]
+    others = len(session.store().jobs()) - len(models.jobs())
+    elsewhere = f"{words.count(others, 'training')} of other catalogs {words.form(others, 'is', 'are')} not shown here."
     if not jobs:
+        if others:
+            st.caption(elsewhere)
         return
     st.subheader("Trainings so far", anchor=False)
+    if others:
+        st.caption(elsewhere)
     event = st.dataframe(
         [_row(job) for job in jobs],
         hide_index=True,

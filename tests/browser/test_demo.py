@@ -68,7 +68,7 @@ def test_a_cancelled_demo_can_be_started_again_and_ends_on_a_verdict(page: Any, 
     page.get_by_text("The demo is running").first.wait_for(timeout=SOON)
     page.get_by_text("Write requests for each call").wait_for(timeout=SOON)
     _button(page, "Cancel").click()
-    page.get_by_text("The demo was cancelled").wait_for(timeout=WORK)
+    page.get_by_role("heading", name="The demo was cancelled").wait_for(timeout=WORK)
     _button(page, "Start again").click()
     page.get_by_text("Fine-tune the model").wait_for(timeout=SOON)
 

@@ -37,6 +37,7 @@ def test_a_look_too_short_after_the_last_one_changes_nothing(monkeypatch: pytest
     monkeypatch.setattr(cores, "_allowed", lambda: [0, 1])
     monkeypatch.setattr(psutil, "cpu_percent", lambda percpu: [100, 100])
     monkeypatch.setattr(psutil.Process, "cpu_percent", lambda self: 0)
+    monkeypatch.setattr(cores, "LOOK", 60)
     share = cores.Share(2)
     assert share.threads() == 2
     monkeypatch.setattr(cores, "LOOK", 0)

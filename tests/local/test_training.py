@@ -593,6 +593,18 @@ def test_int8_products_are_the_matrixs_but_for_rounding_row_by_row(shape: tuple[
     assert torch.equal(matrix.forward(torch.zeros(2, wide))[0], torch.zeros(2, out))
 
 
+@needs_int8
+def test_int8_products_of_several_matrices_are_those_of_each() -> None:
+    torch.manual_seed(0)
+    x, weights_ = torch.randn(5, 16), [torch.randn(out, 16) * out for out in (8, 24)]
+    grads = [torch.randn(5, len(weight)) / len(weight) for weight in weights_]
+    matrices = Int8Matrices(weights_)
+    for result, weight in zip(matrices.forward(x), weights_, strict=True):
+        assert torch.linalg.norm(result - x @ weight.T) < 0.02 * torch.linalg.norm(x @ weight.T)
+    total = sum(grad @ weight for grad, weight in zip(grads, weights_, strict=True))
+    assert torch.linalg.norm(matrices.backward(grads) - total) < 0.03 * torch.linalg.norm(total)
+
+
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [

@@ -95,7 +95,7 @@ def test_a_report_shows_verdict_figures_bars_functions_and_every_answer(open_pag
     assert at.metric[0].value == f"{round(100 * correct / of)}%"
     assert len(at.get("plotly_chart")) == 2
     wrong = len(report.cases) - report.outcomes(seed.TUNED)[Outcome.CORRECT]
-    assert f"Of the tuned model's answers {wrong} are wrong" in said(at)
+    assert f"The tuned model got {wrong} requests wrong" in said(at)
     assert len(at.dataframe[0].value) == len(report.cases)
     at.toggle(key="reports.apart.report1").set_value(True).run()
     assert len(at.dataframe[0].value) == len(report.differences(seed.BASE, seed.TUNED)) < len(report.cases)
@@ -113,9 +113,12 @@ def test_a_report_of_one_model_names_no_tuned_models_mistakes(open_page, store):
     one = {seed.BASE: report.answers[seed.BASE]}
     store.save_report(dataclasses.replace(report, id="alone", answers=one, created=seed.NOW + 1))
     at = open_page("evaluate")
-    assert not at.exception and "tuned model's answers" not in said(at)
-    assert "Both models gave the same answer to every request." in said(at)
-    assert len(at.dataframe[0].value) == len(report.cases)
+    assert not at.exception and "tuned model got" not in said(at) and "no better" not in said(at)
+    rows = at.dataframe[0].value
+    assert len(rows) == len(report.cases) and list(rows) == ["Request", "Right answer", "Answer", "Result"]
+    kinds = at.pills(key="reports.kinds.alone")
+    kinds.set_value([Outcome.CORRECT]).run()
+    assert set(at.dataframe[0].value["Result"]) == {"Correct"}
 
 
 def test_older_reports_can_be_chosen(open_page, store):
