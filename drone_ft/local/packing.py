@@ -13,6 +13,7 @@ from typing import Any
 
 NAME = "each_row_alone"
 FILL = 32  # tokens: a pass reads a multiple of it
+LARGEST_KEPT = 1 << 18  # entries of a mask
 STEP = 8  # places: the longest row of a grid has a multiple of it
 
 
@@ -166,12 +167,17 @@ def _moves() -> tuple[Any, Any]:
     return Spread, Gather
 
 
-@lru_cache(maxsize=2)  # equal in every layer
 def _mask_of(queries: int, keys: int, window: int | None, device: str) -> Any:
     """What rows may see as (queries, keys), None where plain causal attention says the same."""
-    import torch
-
     if queries in (1, keys) and (not window or keys <= window):
         return None
+    made = _made_mask if queries * keys <= LARGEST_KEPT else _made_mask.__wrapped__
+    return made(queries, keys, window, device)
+
+
+@lru_cache(maxsize=64)  # equal in every layer, and small ones from pass to pass
+def _made_mask(queries: int, keys: int, window: int | None, device: str) -> Any:
+    import torch
+
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return seen.triu(keys - queries + 1 - window) if window and keys > window else seen
