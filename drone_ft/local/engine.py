@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drone_ft.local import calls, reading, weights
+from drone_ft.local import calls, cores, reading, weights
 from drone_ft.local.calls import Tool, Writing, function_of
 from drone_ft.local.grammar import Grammars, grammar
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
@@ -80,6 +80,7 @@ class Engine:
         self.source = source or weights.resolve()
         self._shelf = Shelf(models_dir, self.source, jobs_dir)
         self._lock = threading.RLock()
+        self._cores = cores.Share(cores.physical())
         self._grammars: Any = None
         self._closers: Any = None
 
@@ -250,6 +251,7 @@ class Engine:
         reader = reading.reader(loaded.model, self._prefix(loaded, rows[0].prompt))
         while active:
             with torch.inference_mode():
+                cores.use(self._cores.threads())  # a training, or somebody else, may want one
                 logits = reader.read({number: row.unread for number, row in active.items()})
                 for row in active.values():
                     row.unread = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drone_ft.errors import WeightsError
-from drone_ft.local import cores, packing, weights
+from drone_ft.local import packing, weights
 from drone_ft.local.prompt import Settings
 
 TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
@@ -73,7 +73,6 @@ class Shelf:
     def base(self) -> Loaded:
         """The base model in memory. Raises WeightsError."""
         if self._base is None:
-            cores.use(cores.physical())
             model, self.tokenizer = weights.load(self.source)
             model = model.to(_device())
             if packing.can_pack(model):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from drone_ft.local import engine as engine_module
@@ -270,6 +271,18 @@ def test_a_model_whose_attention_cannot_be_replaced_answers_the_same(
     requests = [ask(words) for words in WORDS[:3]] + [ask(words, tool_choice="none", max_tokens=9) for words in WORDS]
     for model in ("tiny", ID):
         assert plain.answer(model, requests) == engine.answer(model, requests)
+
+
+def test_every_pass_takes_the_cores_others_leave(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    read = reading.Packed.read
+    left = iter([1, 2] * 50)
+    monkeypatch.setattr(engine._cores, "threads", lambda: next(left))
+    monkeypatch.setattr(
+        reading.Packed, "read", lambda self, unread: (taken.append(torch.get_num_threads()), read(self, unread))[1]
+    )
+    engine.answer(engine.models()[0], [ask("land", tool_choice="auto", max_tokens=4)])
+    assert len(taken) > 2 and set(taken) == {1, 2}
 
 
 def test_plain_text_streams_in_the_pieces_of_the_whole_answer(engine: Engine) -> None:
