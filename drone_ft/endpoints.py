@@ -2,42 +2,78 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx2
 import openai
 import psutil
+import tenacity
 from filelock import FileLock, Timeout
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
+from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, TrainingClosed
 
 T = TypeVar("T")
+Kind = Literal["local", "openai", "azure", "custom"]
 LOCAL = "this computer"
+OPENAI_URL = "https://api.openai.com/v1"
 # The server the app starts goes away by itself; long enough not to reload the model between two coffees.
 IDLE_EXIT_SECONDS = 1800
 START_SECONDS = 180
+# However long a server asks us to wait: nobody watches a page that stands still for longer.
+MOST_WAIT_SECONDS = 60.0
+CLOSING = (
+    "OpenAI takes no fine-tuning from organisations that never fine-tuned before (since 7 May 2026) or did not use a "
+    "tuned model lately (since 2 July 2026), from 6 January 2027 on it takes none at all, and gpt-4.1 and gpt-4o, "
+    "tuned or not, stop answering on 14 January 2027"
+)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server that speaks OpenAI's API; keys are read from the environment when a client is made, and kept nowhere."""
+    """A server that speaks OpenAI's API; keys are read from the environment when a client is made, and kept nowhere.
+
+    `kind` says whose key it gets and what else is known of it, never how it is talked to. An empty `base_url` of this
+    computer stands for the server that runs or will be started.
+    """
 
     name: str
     base_url: str
+    kind: Kind = "openai"
+
+    def __post_init__(self) -> None:
+        if self.name == LOCAL:
+            object.__setattr__(self, "kind", "local")
 
     @property
     def is_local(self) -> bool:
         """Whether this is the server of this computer."""
-        return self.name == LOCAL
+        return self.kind == "local"
+
+
+def from_environment() -> list[Endpoint]:
+    """The endpoints known without any settings: this computer, OpenAI, and Azure where AZURE_OPENAI_ENDPOINT is set."""
+    known = [Endpoint(LOCAL, "", "local"), Endpoint("OpenAI", os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)]
+    azure = os.environ.get("AZURE_OPENAI_ENDPOINT", "").strip().rstrip("/")
+    if azure:
+        known.append(Endpoint("Azure OpenAI", f"{azure.removesuffix('/openai/v1')}/openai/v1/", "azure"))
+    return known
+
+
+def key_variable(endpoint: Endpoint) -> str:
+    """The environment variable that holds the endpoint's key; one for each host, so that no host sees another's key."""
+    if endpoint.kind == "custom":
+        return "DRONE_FT_KEY_" + re.sub(r"[^A-Z0-9]+", "_", endpoint.name.upper()).strip("_")
+    return {"local": "DRONE_FT_TOKEN", "azure": "AZURE_OPENAI_API_KEY"}.get(endpoint.kind, "OPENAI_API_KEY")
 
 
 def workspace() -> Path:
@@ -46,33 +82,60 @@ def workspace() -> Path:
     return Path(chosen) if chosen else Path(__file__).resolve().parents[1] / "data" / "workspace"
 
 
-def client(endpoint: Endpoint, timeout: float = 120.0) -> openai.OpenAI:
-    """An OpenAI client for the endpoint; its own retries are off, because `patiently` is the one policy."""
-    if endpoint.is_local:
-        # A proxy set for the outside world must not swallow requests to this computer.
-        local = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(
-            base_url=endpoint.base_url,
-            api_key=os.environ.get("DRONE_FT_TOKEN") or "local",
-            max_retries=0,
-            timeout=timeout,
-            http_client=local,
-        )
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key:
-        raise EndpointRefused(f"No key for {endpoint.base_url}: OPENAI_API_KEY is not set. Set it and try again.", 401)
-    return openai.OpenAI(base_url=endpoint.base_url, api_key=key, max_retries=0, timeout=timeout)
+def client(
+    endpoint: Endpoint,
+    timeout: float = 120.0,
+    key: str | None = None,
+    listen: Callable[[Mapping[str, str]], None] | None = None,
+) -> openai.OpenAI:
+    """An OpenAI client for the endpoint; its own retries are off, because `patiently` is the one policy.
 
-
-def patiently(call: Callable[[], T], attempts: int = 4) -> T:
-    """The result of `call`, tried again with random exponential waits while the server is away or busy.
-
-    Raises EndpointUnavailable when it stays away, EndpointRefused at once when it says no.
+    `key` goes before the environment's; `listen` gets the headers of every response, as rate limits are told there.
+    Raises EndpointRefused without a usable key, EndpointUnavailable when this computer's server cannot be started.
     """
-    policy = Retrying(
-        retry=retry_if_exception_type(EndpointUnavailable),
-        wait=wait_random_exponential(multiplier=0.5, max=20),
-        stop=stop_after_attempt(attempts),
+    url = endpoint.base_url or local_endpoint().base_url
+    hooks = {"response": [lambda response: listen(response.headers)]} if listen else {}
+    made = openai.OpenAI(
+        base_url=url,
+        api_key=_key(endpoint, key),
+        max_retries=0,
+        timeout=timeout,
+        # A proxy set for the outside world must not swallow requests to this computer.
+        http_client=openai.DefaultHttpxClient(trust_env=not endpoint.is_local, event_hooks=hooks),
+    )
+    if endpoint.kind != "openai":
+        # The client takes these from OpenAI's variables; they are no other server's business.
+        made.organization = made.project = None
+    return made
+
+
+def _key(endpoint: Endpoint, given: str | None) -> str:
+    variable = key_variable(endpoint)
+    key = (given or os.environ.get(variable) or "").strip()
+    if not key and endpoint.kind in ("openai", "azure"):
+        raise EndpointRefused(f"No key for {endpoint.base_url}: {variable} is not set. Set it and try again.", 401)
+    if any(not 32 < ord(letter) < 127 for letter in key):
+        raise EndpointRefused(f"The key for {endpoint.name} has letters that no key has. Copy it again.", 401)
+    return key or ("local" if endpoint.is_local else "none")
+
+
+def patiently(call: Callable[[], T], attempts: int = 4, sleep: Callable[[float], None] = tenacity.nap.sleep) -> T:
+    """The result of `call`, tried again while the server is away or busy.
+
+    Waits are random and grow, on top of what the server itself asks for. Raises EndpointUnavailable when it stays
+    away, EndpointRefused at once when it says no.
+    """
+    spread = tenacity.wait_random_exponential(multiplier=0.5, max=20)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return spread(state) + (getattr(error, "wait", None) or 0.0)
+
+    policy = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(EndpointUnavailable),
+        wait=wait,
+        stop=tenacity.stop_after_attempt(attempts),
+        sleep=sleep,
         reraise=True,
     )
     result: T = policy(translated, call)
@@ -80,38 +143,105 @@ def patiently(call: Callable[[], T], attempts: int = 4) -> T:
 
 
 def translated(call: Callable[[], T]) -> T:
-    """The result of `call`, with the client's exceptions turned into ours."""
+    """The result of `call`, with the client's exceptions turned into ours; no message repeats the key."""
     try:
-        return call()
+        result = call()
     except openai.APITimeoutError as error:
         raise EndpointUnavailable("The server took too long to answer. Try again, or ask less at once.") from error
     except openai.APIConnectionError as error:
-        url = str(error.request.url) if error.request else "its address"
-        raise EndpointUnavailable(f"No server answers at {url}. Start it, or check the base URL.") from error
+        url = error.request.url.copy_with(userinfo=b"", query=None) if error.request else "its address"
+        raise EndpointUnavailable(f"No server answers at {url}. Start it, or check the base URL.") from _harmless(error)
     except openai.APIStatusError as error:
-        raise _refusal(error) from error
+        raise _refusal(error) from _harmless(error)
     except openai.OpenAIError as error:
-        raise EndpointError(f"The request failed: {error}. Try again.") from error
+        raise EndpointError(f"The request failed: {_scrubbed(str(error), error)}. Try again.") from _harmless(error)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EndpointUnavailable("The server's answer broke off or is damaged. Try again.") from error
+    if isinstance(result, str):
+        # The client hands on what is no JSON, such as a proxy's page, as plain text.
+        raise EndpointUnavailable(
+            "The server sent a text that is no answer. Check the base URL (most end in /v1), or try again."
+        )
+    return result
 
 
 def _refusal(error: openai.APIStatusError) -> EndpointError:
     body = error.body if isinstance(error.body, dict) else {}
-    message = str(body.get("message") or error.message).strip().rstrip(".")
+    said = _scrubbed(_message(error), error)
     code = str(body["code"]) if body.get("code") else None
-    busy = error.status_code == 429 and code != "insufficient_quota"
-    if busy or error.status_code in (408, 409) or error.status_code >= 500:
+    status = error.status_code
+    broke = "insufficient_quota" in (code, body.get("type"))
+    if (status in (408, 409, 429) and not broke) or status >= 500:
         return EndpointUnavailable(
-            f"The server could not answer now (status {error.status_code}): {message}. Try again later."
+            f"The server could not answer now (status {status}): {said}. Try again later.",
+            status,
+            _asked_to_wait(error.response.headers, status),
         )
+    param = str(body["param"]) if body.get("param") else None
+    if status == 403 and code == "training_not_available":
+        words = f"Fine-tuning is closed to this organisation ({said}). {CLOSING}: train on this computer instead."
+        return TrainingClosed(words, status, code, param, said)
     hints = {401: "Check the key.", 403: "Check what this key may do.", 404: "Check the name."}
-    hint = hints.get(error.status_code, "Change the request and try again.")
-    return EndpointRefused(
-        f"The server refused (status {error.status_code}): {message}. {hint}", error.status_code, code
-    )
+    hint = "Add credit at the provider." if broke else hints.get(status, "Change the request and try again.")
+    return EndpointRefused(f"The server refused (status {status}): {said}. {hint}", status, code, param, said)
 
 
-def spawn(command: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
-    """A process of its own that outlives us: closing the app's terminal must not end work that is under way."""
+def _message(error: openai.APIStatusError) -> str:
+    """What the server said, in whichever of the shapes that servers use."""
+    body = error.body
+    said = (body.get("message") or body.get("detail") or error.message) if isinstance(body, dict) else body
+    said = said if isinstance(said, str) else json.dumps(said) if said else error.message
+    return (error.message if said.lstrip().startswith("<") else said[:1000]).strip().rstrip(".")
+
+
+def _secret(error: openai.OpenAIError) -> str:
+    request = getattr(error, "request", None)
+    key = request.headers.get("authorization", "").removeprefix("Bearer ") if request else ""
+    return key if len(key) >= 8 else ""  # "none" and "local" are words, not secrets
+
+
+def _scrubbed(words: str, error: openai.OpenAIError) -> str:
+    secret = _secret(error)
+    return words.replace(secret, "[the key]") if secret else words
+
+
+def _harmless(error: openai.OpenAIError) -> openai.OpenAIError | None:
+    """The error as the cause of ours, unless its words repeat the key: tracebacks end up in logs."""
+    secret, link = _secret(error), error.__cause__ or error.__context__
+    told = f"{error} {getattr(error, 'body', '')} {link}"
+    return None if secret and secret in told else error
+
+
+def _asked_to_wait(headers: httpx2.Headers, status: int, now: float | None = None) -> float | None:
+    """Seconds the server asks us to wait, at most MOST_WAIT_SECONDS; None when it asks for nothing."""
+    given = headers.get("retry-after-ms"), headers.get("retry-after")
+    asked = seconds(f"{given[0]}ms", now) if given[0] else seconds(given[1] or "", now)
+    if asked is None and status == 429:
+        resets = {what: seconds(headers.get(f"x-ratelimit-reset-{what}", ""), now) for what in ("requests", "tokens")}
+        known = {what: wait for what, wait in resets.items() if wait is not None}
+        spent = [wait for what, wait in known.items() if headers.get(f"x-ratelimit-remaining-{what}") == "0"]
+        asked = max(spent) if spent else min(known.values(), default=None)
+    return None if asked is None else min(max(asked, 0.0), MOST_WAIT_SECONDS)
+
+
+def seconds(text: str, now: float | None = None) -> float | None:
+    """Seconds in "2", "20ms", "1m30s" or until an HTTP date; None for anything else."""
+    units = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    if re.fullmatch(r"(\d+(\.\d+)?(ms|[smhd]|$))+", text.strip()):
+        return sum(float(n) * units[unit] for n, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|[smhd]|$)", text.strip()))
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now)
+    except ValueError:
+        return None
+
+
+def spawn(
+    command: list[str], log: Path, folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """A process of its own that outlives us: closing the app's terminal must not end work that is under way.
+
+    `environment` adds variables, such as a key: they go from memory to memory.
+    """
     alone: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
@@ -122,7 +252,7 @@ def spawn(command: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes
             stdout=out,
             stderr=out,
             cwd=Path(__file__).resolve().parents[1],
-            env={**os.environ, "DRONE_FT_WORKSPACE": str(folder.resolve())},
+            env={**os.environ, **(environment or {}), "DRONE_FT_WORKSPACE": str(folder.resolve())},
             **alone,
         )
 

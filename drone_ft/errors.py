@@ -6,6 +6,7 @@ DroneFTError
 ├── EndpointError           a model's server said no or said nothing
 │   ├── EndpointUnavailable   no answer: not running, timed out, overloaded (an outage is never a wrong answer)
 │   └── EndpointRefused       an answer, and it is no; carries status and code
+│       └── TrainingClosed      this organisation may not fine-tune there (any more)
 ├── WeightsError            a model whose files are missing or damaged
 ├── JobError                a fine-tuning job that failed
 ├── StoreError              the database or the disk refused
@@ -32,16 +33,35 @@ class EndpointError(DroneFTError):
 
 
 class EndpointUnavailable(EndpointError):
-    """No answer: the server is down, busy or too slow."""
+    """No answer: the server is down, busy or too slow.
+
+    `status` is the HTTP status where there was one; `wait` the seconds the server asked us to wait.
+    """
+
+    def __init__(self, message: str, status: int | None = None, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.wait = wait
 
 
 class EndpointRefused(EndpointError):
-    """The server answered no; `status` is the HTTP status, `code` the API's own error code."""
+    """The server answered no; `status` is the HTTP status, `code` and `param` the API's own words for what and where.
 
-    def __init__(self, message: str, status: int, code: str | None = None) -> None:
+    `said` is the server's message alone.
+    """
+
+    def __init__(
+        self, message: str, status: int, code: str | None = None, param: str | None = None, said: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.param = param
+        self.said = said
+
+
+class TrainingClosed(EndpointRefused):
+    """The server takes no fine-tuning job from this organisation; a normal state, not a fault."""
 
 
 class WeightsError(DroneFTError):

@@ -1,23 +1,36 @@
-"""A fine-tuning job at an endpoint: upload, start, follow, cancel."""
+"""A fine-tuning job at an endpoint: upload, start, follow, pause, cancel, find again."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
+import csv
 import dataclasses
+import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import openai
+import tenacity
+from openai.types.fine_tuning import FineTuningJob
 
-from drone_ft.endpoints import patiently, translated
-from drone_ft.errors import EndpointError, JobError, WorkCancelled
+from drone_ft import prices
+from drone_ft.endpoints import LOCAL, patiently, translated
+from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, WorkCancelled
 
 OVER = ("succeeded", "failed", "cancelled")
-# A careless server can page for ever; no job of ours has more events than this.
+TAG = "drone_ft_job"  # metadata that says which job of ours it is
+# A careless server can page for ever; no job of ours has more events, no account of ours more jobs than this.
 MOST_EVENTS = 20_000
+MOST_JOBS = 2_000
+# Seconds before each look for a job whose creation was not answered: it may appear a little later.
+LOOKS = (1.0, 4.0)
+CREATIONS = 3
+READS = 60  # looks, two seconds apart, at a file the server reads
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Job:
 
     `examples` is how many it learns from; `status` is the endpoint's own word, an open set; times are Unix seconds;
     `last_loss` is the newest one measured, on validation data where there are any; `events` oldest first, none in a
-    list of jobs.
+    list of jobs. `trained_tokens` are those the endpoint bills, `cost` US dollars, None when unknown.
     """
 
     id: str
@@ -45,6 +58,11 @@ class Job:
     examples: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
     catalog: str = ""  # whose calls it learns; unknown where somebody trained on a file of their own
+    seed: int | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)  # as the endpoint chose them
+    trained_tokens: int | None = None
+    cost: float | None = None
+    result_files: list[str] = field(default_factory=list)  # the endpoint's ids of them
 
     @property
     def is_over(self) -> bool:
@@ -61,32 +79,123 @@ def start(
     epochs: int | str = "auto",
     suffix: str = "",
     seed: int | None = None,
+    *,
+    tag: str | None = None,
+    catalog: str = "",
+    sleep: Callable[[float], None] = tenacity.nap.sleep,
 ) -> Job:
-    """Upload the data and create the job; raises EndpointError. The creation is never repeated blindly."""
-    train = _upload(client, "train.jsonl", train_jsonl)
-    validation = _upload(client, "validation.jsonl", validation_jsonl) if validation_jsonl else None
-    own_id = uuid.uuid4().hex[:12]
-    more: dict[str, Any] = {"validation_file": validation} if validation else {}
-    method: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}}
-    if suffix:
-        more["suffix"] = suffix
-    if seed is not None:
-        more["seed"] = seed
-    job = translated(
-        lambda: client.fine_tuning.jobs.create(
-            model=model,
-            training_file=train,
-            method=method,
-            metadata={"drone_ft_job": own_id},
-            **more,
-        )
-    )
+    """Upload the data and create the job; raises EndpointError, TrainingClosed where the endpoint takes none.
+
+    The creation is never repeated blindly. With the `tag` of an earlier attempt, whose end nobody saw, the job it may
+    have created is taken over.
+    """
+    own_id = tag or uuid.uuid4().hex[:12]
+    job = find(client, tag) if tag else None
     count = sum(bool(line.strip()) for line in train_jsonl.split("\n"))
-    return Job(own_id, endpoint, job.id, model, suffix, epochs, job.status, time.time(), examples=count)
+    if job is None:
+        train = _upload(client, "train.jsonl", train_jsonl, sleep)
+        more: dict[str, Any] = {"suffix": suffix} if suffix else {}
+        if validation_jsonl:
+            more["validation_file"] = _upload(client, "validation.jsonl", validation_jsonl, sleep)
+        if seed is not None:
+            more["seed"] = seed
+        about = {TAG: own_id, "drone_ft_examples": str(count), **({"drone_ft_catalog": catalog} if catalog else {})}
+        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}}
+        job = _create(client, own_id, sleep, model=model, training_file=train, method=method, metadata=about, **more)
+    made = Job(own_id, endpoint, job.id, model, suffix, epochs, job.status, time.time(), examples=count)
+    return dataclasses.replace(made, catalog=catalog, seed=seed)
 
 
-def _upload(client: openai.OpenAI, name: str, text: str) -> str:
-    return patiently(lambda: client.files.create(file=(name, text.encode()), purpose="fine-tune")).id
+def _upload(client: openai.OpenAI, name: str, text: str, sleep: Callable[[float], None]) -> str:
+    sent = patiently(lambda: client.files.create(file=(name, text.encode()), purpose="fine-tune"), sleep=sleep)
+    file, status = sent.id, str(sent.status)
+    for _ in range(READS):
+        # Some servers read a file first, and refuse a job on one they have not read.
+        if status not in ("pending", "running"):
+            break
+        sleep(2.0)
+        status = str(patiently(lambda: client.files.retrieve(file), sleep=sleep).status)
+    return file
+
+
+def _create(client: openai.OpenAI, tag: str, sleep: Callable[[float], None], **request: Any) -> FineTuningJob:
+    """Create the job; when the answer is lost, look for it by its tag, and try again only where it is not there."""
+    for left in reversed(range(CREATIONS)):
+        try:
+            return translated(lambda: client.fine_tuning.jobs.create(**request))
+        except EndpointUnavailable as error:
+            made = _look(client, tag, str(request["training_file"]), sleep, error)
+            if made:
+                return made
+            if not left:
+                raise
+            sleep(error.wait or 0.0)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _look(
+    client: openai.OpenAI, tag: str, training_file: str, sleep: Callable[[float], None], lost: EndpointUnavailable
+) -> FineTuningJob | None:
+    try:
+        for wait in LOOKS:
+            sleep(wait)
+            made = find(client, tag, training_file, sleep)
+            if made:
+                return made
+    except EndpointError as error:
+        raise EndpointUnavailable(
+            f"Whether the job was created is not known: {lost} Nor could the jobs be listed: {error} "
+            f"Before you start another, look for a job with the metadata {TAG} = {tag}."
+        ) from error
+    return None
+
+
+def find(
+    client: openai.OpenAI,
+    tag: str,
+    training_file: str | None = None,
+    sleep: Callable[[float], None] = tenacity.nap.sleep,
+) -> FineTuningJob | None:
+    """The endpoint's job with our tag, or on our own upload where a server keeps no metadata; None when not there."""
+    for job in _paged(lambda: client.fine_tuning.jobs.list(limit=100), MOST_JOBS, sleep):
+        if (job.metadata or {}).get(TAG) == tag or (training_file and job.training_file == training_file):
+            found: FineTuningJob = job
+            return found
+    return None
+
+
+def found_again(client: openai.OpenAI, endpoint: str = "") -> list[Job]:
+    """All jobs of ours that an endpoint knows, the newest first, without their events; for a store that lost them."""
+    jobs = []
+    for now in _paged(lambda: client.fine_tuning.jobs.list(limit=100), MOST_JOBS):
+        about = now.metadata or {}
+        if not about.get(TAG):
+            continue
+        suffix = getattr(now, "user_provided_suffix", None) or ""
+        job = Job(about[TAG], endpoint, now.id, now.model, str(suffix), "auto", now.status, float(now.created_at))
+        examples = about.get("drone_ft_examples", "")
+        job = dataclasses.replace(
+            job,
+            epochs=(_settings(now).get("n_epochs") or "auto"),
+            examples=int(examples) if examples.isdigit() else 0,
+            catalog=about.get("drone_ft_catalog", ""),
+        )
+        jobs.append(_seen(job, now))
+    return jobs
+
+
+def _paged(first: Callable[[], Any], most: int, sleep: Callable[[float], None] = tenacity.nap.sleep) -> Iterator[Any]:
+    """The items of a listing, page by page; ends at the first item seen before, and after `most`."""
+    page, seen = patiently(first, sleep=sleep), set[str]()
+    while True:
+        for item in page.data or []:
+            if item.id in seen or len(seen) >= most:
+                return
+            seen.add(item.id)
+            yield item
+        if not page.has_next_page():
+            return
+        page = patiently(page.get_next_page, sleep=sleep)
 
 
 def refresh(client: openai.OpenAI, job: Job) -> Job:
@@ -94,9 +203,8 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
     now = patiently(lambda: client.fine_tuning.jobs.retrieve(job.endpoint_job_id))
     known = {event["id"] for event in job.events}
     fresh: list[dict[str, Any]] = []
-    page = patiently(lambda: client.fine_tuning.jobs.list_events(job.endpoint_job_id, limit=20))
-    for event in page:
-        if event.id in known or len(fresh) >= MOST_EVENTS:
+    for event in _paged(lambda: client.fine_tuning.jobs.list_events(job.endpoint_job_id, limit=100), MOST_EVENTS):
+        if event.id in known:
             break
         fresh.append(
             {
@@ -107,21 +215,41 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
                 "data": event.data,
             }
         )
-    events = [*job.events, *reversed(fresh)]
-    curve = loss_curve(events)
+    return _seen(dataclasses.replace(job, events=[*job.events, *reversed(fresh)]), now)
+
+
+def _seen(job: Job, now: FineTuningJob) -> Job:
+    """The job with what its endpoint says of it now."""
+    curve = loss_curve(job.events)
     # Validation last, so that the last of all is its newest where there is one.
     losses = [point[name] for name in ("train_loss", "valid_loss") for point in curve if point[name] is not None]
     failed = now.error.message if now.error and now.error.message else ""
+    trained = now.trained_tokens
     return dataclasses.replace(
         job,
         status=now.status,
         tuned_model=now.fine_tuned_model,
-        message=failed or (events[-1]["message"] if events else ""),
+        message=failed or (job.events[-1]["message"] if job.events else job.message),
         finished=float(now.finished_at) if now.finished_at else None,
         seconds_left=max(0.0, now.estimated_finish - time.time()) if now.estimated_finish else None,
-        last_loss=losses[-1] if losses else None,
-        events=events,
+        last_loss=losses[-1] if losses else job.last_loss,
+        seed=now.seed if isinstance(now.seed, int) else job.seed,
+        hyperparameters=_settings(now) or job.hyperparameters,
+        trained_tokens=trained if trained is not None else job.trained_tokens,
+        cost=prices.cost(job.model, training=trained or 0, local=job.endpoint == LOCAL)
+        if trained is not None
+        else job.cost,
+        result_files=list(now.result_files or []),
     )
+
+
+def _settings(now: FineTuningJob) -> dict[str, Any]:
+    """The hyperparameters, wherever the endpoint tells them."""
+    method = now.method.supervised if now.method else None
+    for told in (method.hyperparameters if method else None, now.hyperparameters):
+        if told:
+            return {name: value for name, value in told.model_dump().items() if value is not None}
+    return {}
 
 
 def follow(
@@ -161,6 +289,48 @@ def cancel(client: openai.OpenAI, job: Job) -> Job:
     return dataclasses.replace(job, status=now.status)
 
 
+def pause(client: openai.OpenAI, job: Job) -> Job:
+    """Ask the endpoint to pause the job; its checkpoints answer meanwhile."""
+    now = translated(lambda: client.fine_tuning.jobs.pause(job.endpoint_job_id))
+    return dataclasses.replace(job, status=now.status)
+
+
+def resume(client: openai.OpenAI, job: Job) -> Job:
+    """Ask the endpoint to go on with a paused job."""
+    now = translated(lambda: client.fine_tuning.jobs.resume(job.endpoint_job_id))
+    return dataclasses.replace(job, status=now.status)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The model as it was after `step`; `model` is an id that answers. Losses are None where not measured."""
+
+    model: str
+    step: int
+    train_loss: float | None = None
+    valid_loss: float | None = None
+
+
+def checkpoints(client: openai.OpenAI, job: Job) -> list[Checkpoint]:
+    """The checkpoints the endpoint keeps of the job, the first one first; none where it keeps none."""
+    try:
+        listed = list(_paged(lambda: client.fine_tuning.jobs.checkpoints.list(job.endpoint_job_id, limit=100), 1_000))
+    except EndpointRefused as error:
+        if error.status in (404, 405):
+            return []
+        raise
+    found = [
+        Checkpoint(
+            row.fine_tuned_model_checkpoint,
+            row.step_number,
+            getattr(row.metrics, "train_loss", None),
+            getattr(row.metrics, "valid_loss", None),
+        )
+        for row in listed
+    ]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
 def progress(job: Job) -> tuple[int, int]:
     """Steps done and steps in all, as the newest metrics tell; (0, 0) before the first."""
     for event in reversed(job.events):
@@ -187,3 +357,40 @@ def loss_curve(events: Sequence[dict[str, Any]]) -> list[dict[str, float | None]
             if data.get(name) is not None:
                 point[name] = float(data[name])
     return [points[step] for step in sorted(points)]
+
+
+def result_points(client: openai.OpenAI, job: Job) -> list[dict[str, float | None]]:
+    """The points of the job's result file, shaped as `loss_curve` gives them; none before there is such a file.
+
+    Raises EndpointError when the file is not the table it should be.
+    """
+    points: dict[int, dict[str, float | None]] = {}
+    for file in job.result_files:
+        raw = patiently(lambda file=file: client.files.content(file)).content  # type: ignore[misc]
+        rows = csv.DictReader(_table(raw).splitlines())
+        if "step" not in (rows.fieldnames or []):
+            raise EndpointError(f'The result file {file} is no table with a column "step". See the job\'s events.')
+        for row in rows:
+            step = _number(row.get("step"))
+            if step is None:
+                continue
+            losses = {name: _number(row.get(name)) for name in ("train_loss", "valid_loss")}
+            points[int(step)] = {"step": step, **losses}
+    return [points[step] for step in sorted(points)]
+
+
+def _table(raw: bytes) -> str:
+    """The text of a result file, which some servers send in base64."""
+    if b"," not in raw:  # no table without a comma, no base64 with one
+        with contextlib.suppress(binascii.Error):
+            raw = base64.b64decode(b"".join(raw.split()), validate=True)
+    return raw.decode("utf-8-sig", errors="replace")
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number in a cell; None for anything else."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

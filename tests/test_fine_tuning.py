@@ -1,7 +1,9 @@
-"""A job from upload to the end, against a scripted server; and what its refusals become."""
+"""A job from upload to the end, against scripted servers; and what their refusals become."""
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +13,9 @@ import openai
 import pytest
 
 from drone_ft import endpoints, fine_tuning
-from drone_ft.errors import EndpointRefused, EndpointUnavailable, JobError
+from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, TrainingClosed
 from drone_ft.fine_tuning import Job
+from tests.scripted import Script, Server, running
 
 
 class Scripted:
@@ -20,6 +23,7 @@ class Scripted:
 
     def __init__(self, *statuses: str, fail: dict[str, list[httpx2.Response]] | None = None) -> None:
         self.statuses, self.fail, self.seen = list(statuses), fail or {}, list[tuple[str, str, bytes]]()
+        self.listing: Callable[[str | None], list[dict[str, Any]]] = lambda after: []
         transport = httpx2.MockTransport(self.answer)
         http = httpx2.Client(transport=transport)
         self.client = openai.OpenAI(base_url="http://test/v1", api_key="k", max_retries=0, http_client=http)
@@ -42,6 +46,9 @@ class Scripted:
                     "status": "processed",
                 },
             )
+        if key == "GET /fine_tuning/jobs":
+            found = self.listing(request.url.params.get("after"))
+            return httpx2.Response(200, json={"object": "list", "data": found, "has_more": bool(found)})
         if key.endswith("/events"):
             return httpx2.Response(
                 200, json={"object": "list", "data": list(reversed(self.events())), "has_more": False}
@@ -83,7 +90,7 @@ class Scripted:
 
 
 def begin(server: Scripted) -> Job:
-    return fine_tuning.start(server.client, "test", "{}\n", "{}\n", "base", 3, "s")
+    return fine_tuning.start(server.client, "test", "{}\n", "{}\n", "base", 3, "s", sleep=lambda seconds: None)
 
 
 def test_a_job_is_uploaded_created_and_followed_to_its_model() -> None:
@@ -99,7 +106,7 @@ def test_a_job_is_uploaded_created_and_followed_to_its_model() -> None:
     assert job.last_loss == 0.7, "validation tells more than training"
     created = json.loads(next(body for method, path, body in server.seen if path == "/v1/fine_tuning/jobs"))
     assert created["method"]["supervised"]["hyperparameters"] == {"n_epochs": 3} and created["suffix"] == "s"
-    assert created["validation_file"] != created["training_file"] and created["metadata"] == {"drone_ft_job": job.id}
+    assert created["validation_file"] != created["training_file"] and created["metadata"]["drone_ft_job"] == job.id
 
 
 def test_the_last_loss_is_the_newest_measured_whatever_steps_lack_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +140,166 @@ def refusal(status: int, code: str | None, message: str = "no") -> httpx2.Respon
     return httpx2.Response(status, json={"error": {"message": message, "type": "x", "param": None, "code": code}})
 
 
-def test_creating_a_job_is_never_repeated_blindly() -> None:
-    server = Scripted("queued", fail={"POST /fine_tuning/jobs": [refusal(500, None)]})
-    with pytest.raises(EndpointUnavailable):
+UP = {"id": "1", "type": "function", "function": {"name": "up", "arguments": "{}"}}
+LINE = json.dumps({"messages": [{"role": "user", "content": "up"}, {"role": "assistant", "tool_calls": [UP]}]})
+
+
+def launch(server: Server, **more: Any) -> Job:
+    more = {"sleep": lambda seconds: None, **more}
+    return fine_tuning.start(server.client(timeout=2.0), "test", f"{LINE}\n{LINE}", None, "gpt-4o-mini", 2, **more)
+
+
+@pytest.mark.parametrize("fates", [("made",), ("lost",), ("failed", "made"), ("failed", "lost"), ("late",)])
+def test_one_start_makes_one_job_whatever_happens_to_the_answer(fates: tuple[str, ...]) -> None:
+    with running(Script(creations=fates)) as server:
+        client = server.client(timeout=0.4 if "late" in fates else 5.0)
+        job = fine_tuning.start(client, "test", LINE, None, "gpt-4o-mini", sleep=lambda seconds: None)
+        assert list(server.state.jobs) == [job.endpoint_job_id]
+        assert server.state.requests["POST /v1/fine_tuning/jobs"] == fates.count("failed") + 1
+
+
+def test_a_creation_that_always_fails_is_given_up() -> None:
+    with running(Script(creations=("failed",) * 9)) as server, pytest.raises(EndpointUnavailable, match="status 500"):
+        launch(server)
+    assert server.state.requests["POST /v1/fine_tuning/jobs"] == fine_tuning.CREATIONS and not server.state.jobs
+
+
+def test_where_jobs_cannot_be_listed_nothing_is_created_twice() -> None:
+    lists = "GET /fine_tuning/jobs"
+    server = Scripted("queued", fail={"POST /fine_tuning/jobs": [refusal(500, None)], lists: [refusal(404, None)]})
+    with pytest.raises(EndpointUnavailable, match="drone_ft_job = "):
         begin(server)
-    assert sum(path == "/v1/fine_tuning/jobs" for _, path, _ in server.seen) == 1
+    assert sum((method, path) == ("POST", "/v1/fine_tuning/jobs") for method, path, _ in server.seen) == 1
+
+
+def test_a_server_that_keeps_no_metadata_is_known_by_our_own_upload() -> None:
+    server = Scripted("queued", fail={"POST /fine_tuning/jobs": [refusal(500, None)]})
+    server.listing = lambda after: [{**server.job(), "training_file": "file-1"}]
+    assert begin(server).endpoint_job_id == "ftjob-1"
+    assert sum((method, path) == ("POST", "/v1/fine_tuning/jobs") for method, path, _ in server.seen) == 1
+
+
+def test_an_earlier_attempt_whose_end_nobody_saw_is_taken_over() -> None:
+    with running() as server:
+        first = launch(server, tag="abc123")
+        again = launch(server, tag="abc123")
+        assert again.endpoint_job_id == first.endpoint_job_id and len(server.state.files) == 1
+
+
+@pytest.mark.parametrize("careless", ["the same page again and again", "a new page for ever"])
+def test_endless_pages_end(careless: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_tuning, "MOST_JOBS", 300)
+    server = Scripted("queued")
+    server.listing = lambda after: [
+        {**server.job(), "id": f"ftjob-{n + (len(server.seen) if careless.startswith('a new') else 0) * 100}"}
+        for n in range(100)
+    ]
+    assert fine_tuning.find(server.client, "nobody") is None
+    assert len(server.seen) <= 4
+
+
+def test_our_jobs_are_found_again_on_the_endpoint() -> None:
+    with running() as server:
+        job = launch(server, suffix="mine", catalog="drone", seed=5)
+        stranger = server.client().fine_tuning.jobs.create(model="gpt-4o-mini", training_file="file-1")
+        for _ in range(9 + 3):
+            job = fine_tuning.refresh(server.client(), job)
+        found = fine_tuning.found_again(server.client(), "test")
+    assert stranger.id not in [one.endpoint_job_id for one in found] and len(found) == 1
+    kept = (
+        "id",
+        "endpoint_job_id",
+        "model",
+        "suffix",
+        "epochs",
+        "examples",
+        "catalog",
+        "seed",
+        "status",
+        "tuned_model",
+    )
+    for name in kept:
+        assert getattr(found[0], name) == getattr(job, name), name
+    assert job.tuned_model and job.cost == pytest.approx(job.trained_tokens * 3.0 / 1e6), "dollars for a million"
+
+
+def test_an_organisation_that_may_not_train_is_told_the_dates_and_the_way_on() -> None:
+    with running(Script(may_tune=False)) as server, pytest.raises(TrainingClosed) as caught:
+        launch(server)
+    assert (caught.value.status, caught.value.code) == (403, "training_not_available")
+    for words in ("7 May 2026", "6 January 2027", "14 January 2027", "train on this computer instead", "no longer"):
+        assert words in str(caught.value)
+    assert server.state.requests["POST /v1/fine_tuning/jobs"] == 1
+
+
+def test_a_job_is_paused_resumed_and_leaves_checkpoints() -> None:
+    with running(Script(steps=4)) as server:
+        client = server.client()
+        job = launch(server)
+        assert fine_tuning.checkpoints(client, job) == []
+        job = fine_tuning.pause(client, job)
+        assert job.status == "paused" and not job.is_over
+        job = fine_tuning.resume(client, job)
+        assert job.status == "queued"
+        job = fine_tuning.follow(client, job, lambda now: None, every=0)
+        kept = fine_tuning.checkpoints(client, job)
+    assert [one.step for one in kept] == [2, 3, 4] and all(one.model.startswith(str(job.tuned_model)) for one in kept)
+    assert kept[-1].train_loss == 0.5
+
+
+@pytest.mark.parametrize("form", ["base64", "plain"])
+def test_the_result_file_gives_the_curve_the_events_gave(form: str) -> None:
+    with running(Script(steps=4, result=form)) as server:
+        job = launch(server)
+        assert fine_tuning.result_points(server.client(), job) == [], "there is none before the end"
+        job = fine_tuning.follow(server.client(), job, lambda now: None, every=0)
+        points = fine_tuning.result_points(server.client(), job)
+    told = fine_tuning.loss_curve(job.events)
+    assert [(p["step"], p["train_loss"]) for p in points] == [(p["step"], p["train_loss"]) for p in told]
+    assert [p["valid_loss"] for p in points] == [None, 1.1, None, 0.55]
+
+
+TABLE = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n2,0.5,,nan,\nx,1,1,1,1\n1,1.0,0.2,,\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        TABLE.encode(),
+        ("\ufeff" + TABLE).encode(),
+        TABLE.replace("\n", "\r\n").encode(),
+        base64.b64encode(TABLE.encode()),
+        base64.encodebytes(TABLE.encode()),
+    ],
+)
+def test_result_files_are_read_in_every_form_servers_send(raw: bytes) -> None:
+    job = Job("j", "test", "ftjob-1", "base", "", 1, "succeeded", 1.0, result_files=["file-9"])
+    server = Scripted("succeeded", fail={"GET /files/file-9/content": [httpx2.Response(200, content=raw)]})
+    assert fine_tuning.result_points(server.client, job) == [
+        {"step": 1.0, "train_loss": 1.0, "valid_loss": None},
+        {"step": 2.0, "train_loss": 0.5, "valid_loss": None},
+    ]
+
+
+def test_a_result_file_that_is_no_table_is_said_to_be_none() -> None:
+    job = Job("j", "test", "ftjob-1", "base", "", 1, "succeeded", 1.0, result_files=["file-9"])
+    answer = httpx2.Response(200, content=b"<html>sorry</html>")
+    server = Scripted("succeeded", fail={"GET /files/file-9/content": [answer]})
+    with pytest.raises(EndpointError, match="no table"):
+        fine_tuning.result_points(server.client, job)
+
+
+def test_jobs_of_earlier_versions_still_load() -> None:
+    new = ("seed", "hyperparameters", "trained_tokens", "cost", "result_files", "catalog", "events")
+    body = dataclasses.asdict(Job("j", "test", "ftjob-1", "base", "", 1, "running", 1.0, examples=3))
+    older = {name: value for name, value in body.items() if name not in new}
+    assert Job(**older) == Job(**body)
+
+
+def test_an_unknown_status_is_followed_on() -> None:
+    server, seen = Scripted("queued", "pondering", "succeeded"), list[str]()
+    fine_tuning.follow(server.client, begin(server), lambda job: seen.append(job.status), every=0)
+    assert seen == ["pondering", "succeeded"]
 
 
 @pytest.mark.parametrize(

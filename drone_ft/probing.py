@@ -1,0 +1,110 @@
+"""What works at an endpoint: reachable, key accepted, which models, whether it fine-tunes, what retires when."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from drone_ft.endpoints import CLOSING, Endpoint, client, patiently, translated
+from drone_ft.errors import EndpointError, EndpointRefused, TrainingClosed
+
+NO_NEW_JOBS = datetime.date(2027, 1, 6)  # at OpenAI
+NO_CHAT = re.compile(
+    r"embed|whisper|tts|dall-e|image|moderation|realtime|audio|transcri|davinci|babbage|sora|rerank|speech|guard"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a test of an endpoint found, and the one sentence that says it.
+
+    None means unknown. `chat` are those of `models` that seem made for chat; `retires` the days on which models stop
+    answering, the soonest first.
+    """
+
+    sentence: str
+    reachable: bool
+    key_accepted: bool | None = None
+    models: tuple[str, ...] = ()
+    chat: tuple[str, ...] = ()
+    can_tune: bool | None = None
+    retires: tuple[tuple[str, datetime.date], ...] = ()
+
+
+def probe(endpoint: Endpoint, key: str | None = None, today: datetime.date | None = None) -> Probe:
+    """Ask an endpoint what works there, in requests that cost and change nothing; never raises."""
+    try:
+        asked = client(endpoint, timeout=10.0, key=key)
+        listed = patiently(lambda: asked.models.list(), attempts=2).data or []
+    except EndpointRefused as error:
+        return Probe(f"{_title(endpoint)}: {error}", True, key_accepted=False if error.status == 401 else None)
+    except EndpointError as error:
+        return Probe(f"{_title(endpoint)}: {error}", False)
+    models = tuple(model.id for model in listed)
+    chat = tuple(name for name in models if not NO_CHAT.search(name.lower()))
+    days = [(model.id, day) for model in listed if (day := _day(getattr(model, "shutdown_date", None)))]
+    retires = tuple(sorted(days, key=lambda pair: (pair[1], pair[0])))
+    today = today or datetime.date.today()
+    can_tune, tuning = _tuning(endpoint, asked, today)
+    taken = " and takes the key" if endpoint.kind in ("openai", "azure") else ""
+    words = f"{_title(endpoint)} answers{taken}: {_count(len(chat))} for chat{_named(chat)}"
+    others = f", {_count(len(models) - len(chat))} for other things" if len(models) > len(chat) else ""
+    sentence = f"{words}{others}; {tuning}{_retiring(retires, today)}."
+    return Probe(sentence, True, True if taken else None, models, chat, can_tune, retires)
+
+
+def _tuning(endpoint: Endpoint, asked: openai.OpenAI, today: datetime.date) -> tuple[bool | None, str]:
+    """Whether it takes fine-tuning jobs, found out by listing them, and the same in words."""
+    try:
+        jobs = translated(lambda: asked.fine_tuning.jobs.list(limit=1)).data
+    except EndpointRefused as error:
+        if error.status in (404, 405) or isinstance(error, TrainingClosed):
+            return False, "it cannot fine-tune"
+        return None, f"whether it can fine-tune is unknown ({error.said})"
+    except EndpointError as error:
+        if getattr(error, "status", None) == 501:
+            return False, "it cannot fine-tune"
+        return None, "whether it can fine-tune is unknown"
+    if not isinstance(jobs, list):
+        return False, "it cannot fine-tune"
+    if asked.base_url.host != "api.openai.com":
+        return True, "it can fine-tune"
+    if today >= NO_NEW_JOBS:
+        return False, f"it cannot fine-tune any more; {CLOSING}"
+    # A closed organisation can list its jobs; one that never had any is refused for sure since May 2026.
+    return (True, f"it can fine-tune as before; {CLOSING}") if jobs else (None, f"it never fine-tuned here; {CLOSING}")
+
+
+def _title(endpoint: Endpoint) -> str:
+    return endpoint.name[:1].upper() + endpoint.name[1:]
+
+
+def _count(n: int) -> str:
+    return f"{n} model" if n == 1 else f"{n or 'no'} models"
+
+
+def _named(names: tuple[str, ...], most: int = 4) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f" ({', '.join(names[:most])}{more})"
+
+
+def _retiring(retires: tuple[tuple[str, datetime.date], ...], today: datetime.date, most: int = 3) -> str:
+    coming = [(name, day) for name, day in retires if day >= today]
+    told = [f"{name} stops answering on {day.day} {day:%B %Y}" for name, day in coming[:most]]
+    return "".join(f"; {words}" for words in told) + (f"; {len(coming) - most} more later" if coming[most:] else "")
+
+
+def _day(value: Any) -> datetime.date | None:
+    """A day from an ISO date or Unix seconds; None for anything else."""
+    try:
+        if isinstance(value, str) and not value.isdigit():
+            return datetime.date.fromisoformat(value[:10])
+        return datetime.datetime.fromtimestamp(int(value), datetime.UTC).date()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None

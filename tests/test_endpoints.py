@@ -1,0 +1,285 @@
+"""Which servers are known, whose key goes where, how long to wait, and what a test of a connection says."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from drone_ft import endpoints, probing
+from drone_ft.endpoints import LOCAL, Endpoint
+from drone_ft.errors import DroneFTError, EndpointError, EndpointRefused, EndpointUnavailable
+from tests.scripted import Model, Script, running
+
+SECRET = "sk-very-secret-0123456789"
+
+
+def client_of(answer: Callable[[httpx2.Request], httpx2.Response], key: str = "k") -> openai.OpenAI:
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return openai.OpenAI(base_url="http://test/v1", api_key=key, max_retries=0, http_client=http)
+
+
+def test_what_is_known_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_OPENAI_ENDPOINT", raising=False)
+    assert [(e.name, e.base_url, e.kind) for e in endpoints.from_environment()] == [
+        (LOCAL, "", "local"),
+        ("OpenAI", "https://api.openai.com/v1", "openai"),
+    ]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://proxy/v1")
+    for given in (
+        "https://me.openai.azure.com",
+        "https://me.openai.azure.com/",
+        "https://me.openai.azure.com/openai/v1/",
+    ):
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", given)
+        _, hosted, azure = endpoints.from_environment()
+        assert hosted.base_url == "http://proxy/v1"
+        assert (azure.base_url, azure.kind) == ("https://me.openai.azure.com/openai/v1/", "azure")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "variable", "without"),
+    [
+        (Endpoint(LOCAL, "http://127.0.0.1:1/v1"), "DRONE_FT_TOKEN", "local"),
+        (Endpoint("http://box/v1", "http://box/v1"), "OPENAI_API_KEY", None),
+        (Endpoint("Azure OpenAI", "http://a/openai/v1/", "azure"), "AZURE_OPENAI_API_KEY", None),
+        (Endpoint("My vLLM, 2nd", "http://box/v1", "custom"), "DRONE_FT_KEY_MY_VLLM_2ND", "none"),
+    ],
+)
+def test_each_server_gets_its_own_key_and_no_other(
+    endpoint: Endpoint, variable: str, without: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = ("DRONE_FT_TOKEN", "OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "DRONE_FT_KEY_MY_VLLM_2ND")
+    for name in every:
+        monkeypatch.setenv(name, f"key-of-{name}")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    made = endpoints.client(endpoint)
+    assert endpoints.key_variable(endpoint) == variable and made.api_key == f"key-of-{variable}"
+    assert made.max_retries == 0 and (made.organization is None or endpoint.kind == "openai")
+    assert endpoints.client(endpoint, key=" given\n").api_key == "given", "a pasted line break is no part of a key"
+    monkeypatch.delenv(variable)
+    if without:
+        assert endpoints.client(endpoint).api_key == without
+    else:
+        with pytest.raises(EndpointRefused, match=f"{variable} is not set"):
+            endpoints.client(endpoint)
+
+
+def chain(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)) + repr(error)
+
+
+def echo(status: int) -> Callable[[httpx2.Request], httpx2.Response]:
+    return lambda request: httpx2.Response(
+        status, json={"error": {"message": f"Bad key {request.headers['authorization']}", "code": "invalid_api_key"}}
+    )
+
+
+def unreachable(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError(f"could not send {request.headers['authorization']}", request=request)
+
+
+@pytest.mark.parametrize("answer", [echo(401), echo(403), echo(400), echo(503), unreachable])
+def test_a_key_is_in_no_message_and_no_traceback(answer: Callable[[httpx2.Request], httpx2.Response]) -> None:
+    with pytest.raises(EndpointError) as caught:
+        endpoints.translated(client_of(answer, SECRET).models.list)
+    assert SECRET not in chain(caught.value) and SECRET not in str(vars(caught.value))
+
+
+def test_a_key_that_cannot_be_one_is_refused_without_showing_it() -> None:
+    with pytest.raises(EndpointRefused, match="Copy it again") as caught:
+        endpoints.client(Endpoint("Box", "http://box/v1", "custom"), key=f"{SECRET}\n\u201dx")
+    assert SECRET not in chain(caught.value)
+
+
+def test_a_password_in_the_url_is_not_repeated() -> None:
+    def boom(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("x", request=request)
+
+    http = httpx2.Client(transport=httpx2.MockTransport(boom))
+    client = openai.OpenAI(base_url=f"http://me:{SECRET}@box/v1", api_key="k", max_retries=0, http_client=http)
+    with pytest.raises(EndpointUnavailable, match="http://box/v1/models") as caught:
+        endpoints.translated(client.models.list)
+    assert SECRET not in str(caught.value)
+
+
+NOW = datetime.datetime(2026, 11, 27, 12, 0, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "waited"),
+    [
+        (429, {"retry-after": "7"}, 7.0),
+        (503, {"retry-after": "7"}, 7.0),
+        (429, {"retry-after-ms": "250"}, 0.25),
+        (429, {"retry-after": "Fri, 27 Nov 2026 12:00:30 GMT"}, 30.0),
+        (429, {"retry-after": "Fri, 27 Nov 2026 11:00:00 GMT"}, 0.0),
+        (429, {"retry-after": "86400"}, endpoints.MOST_WAIT_SECONDS),
+        (429, {"retry-after": "soon"}, 0.0),
+        (429, {"retry-after": "2", "x-ratelimit-reset-requests": "40s"}, 2.0),
+        (429, {"x-ratelimit-reset-requests": "1m2s"}, endpoints.MOST_WAIT_SECONDS),
+        (429, {"x-ratelimit-reset-requests": "20ms", "x-ratelimit-reset-tokens": "6.5s"}, 0.02),
+        (429, {"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "9s",
+               "x-ratelimit-remaining-requests": "4", "x-ratelimit-remaining-tokens": "0"}, 9.0),
+        (500, {"x-ratelimit-reset-requests": "30s"}, 0.0),
+    ],
+)  # fmt: skip
+def test_the_server_is_given_the_time_it_asks_for(
+    status: int, headers: dict[str, str], waited: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", NOW.timestamp)
+    answers = [httpx2.Response(status, headers=headers, json={"error": {"message": "busy"}})]
+    slept: list[float] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return answers.pop() if answers else httpx2.Response(200, json={"object": "list", "data": []})
+
+    endpoints.patiently(client_of(answer).models.list, sleep=slept.append)
+    # On top comes at most the half second by which those who wait for the same moment are spread.
+    assert len(slept) == 1 and waited <= slept[0] <= waited + 0.5
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429])
+def test_what_will_not_change_is_not_asked_again(status: int) -> None:
+    asked: list[float] = []
+    error = {"message": "You exceeded your quota", "type": "insufficient_quota" if status == 429 else "x", "code": None}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(0)
+        return httpx2.Response(status, json={"error": error}, headers={"retry-after": "1"})
+
+    with pytest.raises(EndpointRefused, match="exceeded your quota"):
+        endpoints.patiently(client_of(answer).models.list, sleep=asked.append)
+    assert asked == [0]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"message": "the model is asleep", "code": 3}}, "the model is asleep"),
+        ({"error": "the model is asleep"}, "the model is asleep"),
+        ({"object": "error", "message": "the model is asleep", "code": 400}, "the model is asleep"),
+        ({"detail": [{"msg": "the model is asleep"}]}, "the model is asleep"),
+        ("the model is asleep", "the model is asleep"),
+        ("<html><h1>Bad gateway", "status 400"),
+    ],
+)
+def test_errors_are_read_in_every_shape_servers_send(body: Any, said: str) -> None:
+    raw = body if isinstance(body, str) else json.dumps(body)
+    with pytest.raises(EndpointRefused, match=said) as caught:
+        endpoints.translated(client_of(lambda request: httpx2.Response(400, text=raw)).models.list)
+    assert "<html>" not in str(caught.value)
+
+
+def test_headers_of_every_answer_can_be_listened_to() -> None:
+    heard: list[str] = []
+    with running(Script(at_once=5)) as server:
+        made = endpoints.client(
+            Endpoint("Box", server.base_url, "custom"),
+            listen=lambda headers: heard.append(headers.get("x-ratelimit-remaining-requests", "")),
+        )
+        made.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}])
+    assert heard == ["4"]
+
+
+# ---------------------------------------------------------------- what a test of a connection says
+
+
+TODAY = datetime.date(2026, 11, 27)
+
+
+def test_a_probe_says_what_works_in_one_sentence() -> None:
+    with running(Script(key=SECRET)) as server:
+        found = probing.probe(Endpoint("My box", server.base_url, "custom"), SECRET, TODAY)
+        wrong = probing.probe(Endpoint("OpenAI", server.base_url), "sk-wrong-0123456789", TODAY)
+        asked = dict(server.state.requests)
+    assert found.sentence == (
+        "My box answers: 5 models for chat (gpt-4.1-mini, gpt-4o-mini, gpt-reasoning, llama-plain and 1 more), 1 model "
+        "for other things; it can fine-tune; gpt-4.1-mini stops answering on 14 January 2027; "
+        "gpt-4o-mini stops answering on 14 January 2027."
+    )
+    assert (
+        found.can_tune and len(found.models) == 6 and found.retires[0] == ("gpt-4.1-mini", datetime.date(2027, 1, 14))
+    )
+    assert wrong.reachable and wrong.key_accepted is False and "Check the key" in wrong.sentence
+    assert "sk-wrong" not in wrong.sentence
+    assert not any(path.startswith("POST") for path in asked), "nothing is created to find out"
+
+
+def test_a_chat_server_that_cannot_train_says_so() -> None:
+    with running(Script(tunes=False, models=(Model("llama"),))) as server:
+        found = probing.probe(Endpoint("Ollama", server.base_url, "custom"), None, TODAY)
+    assert found.sentence == "Ollama answers: 1 model for chat (llama); it cannot fine-tune."
+    assert found.can_tune is False and found.key_accepted is None
+
+
+def test_nobody_there_and_no_key_are_answers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    away = probing.probe(Endpoint("Box", "http://127.0.0.1:9/v1", "custom"))
+    assert not away.reachable and "No server answers at http://127.0.0.1:9/v1" in away.sentence
+    assert "OPENAI_API_KEY is not set" in probing.probe(Endpoint("OpenAI", endpoints.OPENAI_URL)).sentence
+
+
+@pytest.mark.parametrize(
+    ("jobs", "today", "can", "words"),
+    [
+        ((200, [{"id": "ftjob-1"}]), TODAY, True, "it can fine-tune as before; OpenAI takes"),
+        ((200, []), TODAY, None, "it never fine-tuned here; OpenAI takes"),
+        ((200, [{"id": "ftjob-1"}]), datetime.date(2027, 1, 6), False, "it cannot fine-tune any more"),
+        ((403, []), TODAY, None, "whether it can fine-tune is unknown (no)"),
+        ((500, []), TODAY, None, "whether it can fine-tune is unknown"),
+        ((404, []), TODAY, False, "it cannot fine-tune"),
+        ((501, []), TODAY, False, "it cannot fine-tune"),
+    ],
+)
+def test_openais_closing_dates_are_told(
+    jobs: tuple[int, list[Any]], today: datetime.date, can: bool | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/models"):
+            return httpx2.Response(200, json={"object": "list", "data": [{"id": "gpt-4.1", "object": "model"}]})
+        body = {"object": "list", "data": jobs[1]} if jobs[0] == 200 else {"error": {"message": "no"}}
+        return httpx2.Response(jobs[0], json=body)
+
+    def transported(endpoint: Endpoint, timeout: float, key: str | None) -> openai.OpenAI:
+        http = httpx2.Client(transport=httpx2.MockTransport(answer))
+        return openai.OpenAI(base_url=endpoint.base_url, api_key=key, max_retries=0, http_client=http)
+
+    monkeypatch.setattr(probing, "client", transported)
+    found = probing.probe(Endpoint("OpenAI", endpoints.OPENAI_URL), "k", today)
+    assert found.can_tune is can and words in found.sentence and found.key_accepted
+    assert ("6 January 2027" in found.sentence) == ("OpenAI takes" in found.sentence)
+
+
+@pytest.mark.parametrize(
+    ("told", "day"),
+    [
+        ("2027-01-14", datetime.date(2027, 1, 14)),
+        ("2027-01-14T00:00:00Z", datetime.date(2027, 1, 14)),
+        (1_799_884_800, datetime.date(2027, 1, 14)),
+        ("1799884800", datetime.date(2027, 1, 14)),
+        (None, None),
+        ("some day", None),
+        (10**30, None),
+    ],
+)
+def test_the_day_a_model_retires_is_read_in_both_forms(told: Any, day: datetime.date | None) -> None:
+    with running(Script(models=(Model("m", (), told),))) as server:
+        found = probing.probe(Endpoint("Box", server.base_url, "custom"), None, TODAY)
+    assert dict(found.retires) == ({"m": day} if day else {})
+
+
+def test_probing_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Endpoint:
+        raise EndpointUnavailable("The local server could not start.")
+
+    monkeypatch.setattr(endpoints, "local_endpoint", refuse)
+    found = probing.probe(Endpoint(LOCAL, "", "local"))
+    assert found.sentence == "This computer: The local server could not start." and not found.reachable
+    assert issubclass(EndpointUnavailable, DroneFTError)
