@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -72,16 +73,52 @@ def prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def check(options: argparse.Namespace) -> int:
-    """Say what is wrong with a JSONL file, by line and field."""
-    from drone_ft import dataset
+def write(options: argparse.Namespace) -> int:
+    """Have a model write train.jsonl and test.jsonl; what is left out is in ledger.jsonl, with its reasons."""
+    from drone_ft import composing, dataset, endpoints, pipeline
+    from drone_ft.store import Store
+    from drone_ft.synthesis import by_model
 
-    troubles = dataset.check_jsonl(_read(options.file), options.file.name)
-    for trouble in troubles:
-        print(f"{options.file.name}, {trouble}")
-    if not troubles:
-        print(f"{options.file.name} can be trained on.")
-    return 1 if troubles else 0
+    catalog, store, endpoint, told = _catalog(options.catalog), Store(), _endpoint(options.base_url), _Told()
+    if options.base_url and not options.model:
+        raise DatasetError("Which model should write? Name it with --model, as the server may have many.")
+    model = options.model or pipeline.base_model(endpoints.client(endpoint))
+    templates = tuple(by_model.choose(catalog, by_model.ALL, seed=options.seed))
+    plan = by_model.Plan(catalog, templates, options.commands, options.impossible)
+    how = composing.How(endpoint, model, options.at_once, seed=options.seed)
+    expected = by_model.estimate(plan, model).requests
+    writing, tally = composing.compose(
+        store, plan, how, lambda now, note: told(f"{model}: of {expected:,} or more, {composing.costs(now)}")
+    )
+    examples = dataset.split(writing.examples, seed=options.seed)
+    parts = {name: [e for e in examples if e.split == name] for name in ("train", "test")}
+    for name, part in parts.items():
+        dataset.write_jsonl(options.out / f"{name}.jsonl", dataset.to_jsonl(part, catalog))
+    ledger = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in writing.left_out]
+    dataset.write_jsonl(options.out / "ledger.jsonl", "".join(ledger))
+    result = {**{name: len(part) for name, part in parts.items()}, "left_out": len(ledger)}
+    if options.json:
+        asked = {"asked": tally.new, "kept": tally.kept, "unanswered": tally.unanswered, "cost": tally.spent}
+        print(json.dumps({**result, **asked}))
+    else:
+        print(f"{options.out}: {result['train']:,} to train on, {result['test']:,} to test with")
+        print(f"{len(ledger):,} left out, each with its reason in ledger.jsonl; {composing.costs(tally)}")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say what is wrong with a JSONL file, by line and field; warnings and notes alone are no failure."""
+    from drone_ft import checks
+
+    found = checks.check(_read(options.file), target=options.target)
+    for finding in found:
+        mark = "" if finding.severity == "error" else f"{finding.severity}: "
+        line = f"line {finding.line}, " if finding.line else ""
+        print(f"{mark}{options.file.name}, {line}{finding.message.partition(', ')[2]}")
+    if any(finding.severity == "error" for finding in found):
+        return 1
+    print(f"{options.file.name} can be trained on.")
+    return 0
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -271,8 +308,20 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--form", choices=("tools", "functions"), default="tools", help="functions is the cookbook's older form"
     )
+    one = verb(write, "have a model write train.jsonl and test.jsonl, and a ledger of what is left out")
+    one.add_argument("--out", type=Path, required=True, metavar="DIR")
+    one.add_argument("--catalog", **catalog)
+    one.add_argument("--model", metavar="M", help="who writes (the server's own is the default)")
+    one.add_argument("--commands", type=int, choices=range(1, 21), default=2, metavar="N", help="for each call")
+    one.add_argument(
+        "--impossible", type=int, choices=range(21), default=3, metavar="N", help="requests close to each function"
+    )
+    one.add_argument("--at-once", type=int, choices=range(1, 65), default=8, metavar="N", help="requests on their way")
+    one.add_argument("--seed", type=int, default=0, metavar="S", help="another one asks anew what was answered")
     one = verb(check, "what is wrong with a JSONL file (exit 1 on trouble)")
     one.add_argument("file", type=Path, metavar="FILE")
+    targets = ("openai", "azure", "local")
+    one.add_argument("--for", dest="target", choices=targets, default="local", help="whose rules (default: local)")
     one = verb(serve, "this computer's OpenAI-compatible server")
     one.add_argument("--port", type=int, default=8642, metavar="P", help="0 takes a free one")
     one.add_argument("--idle-exit", type=float, default=None, metavar="S", help="stop after S seconds without work")
@@ -286,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--cases", type=Path, required=True, metavar="F")
     one.add_argument("--models", required=True, metavar="A,B", help="the base first")
     one.add_argument("--catalog", **catalog)
-    for name in ("tune", "evaluate"):
+    for name in ("tune", "evaluate", "write"):
         verbs.choices[name].add_argument("--base-url", metavar="U", help="another server (its key: OPENAI_API_KEY)")
         verbs.choices[name].add_argument("--json", action="store_true")
     one = verb(export, "write a tuned model as a folder for transformers, and as GGUF for Ollama")

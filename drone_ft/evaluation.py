@@ -9,16 +9,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import openai
 from scipy.stats import binomtest
 
-from drone_ft import endpoints
+from drone_ft import abilities
+from drone_ft.abilities import Memory
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, EndpointUnavailable
 
 AT_ONCE = 32  # requests on their way to a model
+GOOD_ENOUGH = 0.7  # of each kind of request, below which a better model is still no good one
 
 
 class Outcome(StrEnum):
@@ -148,7 +150,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Answer:
+def ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str, *, memory: Memory | None = None) -> Answer:
     """One request put to one model, with the catalog's tools; a call is required, so that all models play by one rule.
 
     A server that is down gives an Answer with `error`; a refusal that would meet every case (unknown model, bad key)
@@ -159,19 +161,21 @@ def ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Ans
         messages.insert(0, {"role": "system", "content": catalog.system_prompt})
     started = time.perf_counter()
     try:
-        reply = endpoints.patiently(
-            lambda: client.chat.completions.create(
-                model=model,
-                messages=messages,
-                tools=cast(Any, catalog.tools()),
-                tool_choice="required",
-                parallel_tool_calls=False,
-                temperature=0,
-            )
+        reply = abilities.chat(
+            client,
+            model,
+            memory,
+            messages=messages,
+            tools=catalog.tools(),
+            tool_choice="required",
+            parallel_tool_calls=False,
+            temperature=0,
         )
     except EndpointError as error:
-        # This one request may be too long for the model; a bad key or an unknown model meets every request.
-        if isinstance(error, EndpointRefused) and error.status not in (400, 413, 422):
+        # This one request may be too long for the model; a bad key, an unknown model or one that calls no functions
+        # meets every request.
+        no_calls = getattr(error, "code", None) == abilities.NO_CALLS
+        if isinstance(error, EndpointRefused) and (error.status not in (400, 413, 422) or no_calls):
             raise
         return Answer(prompt, None, seconds=time.perf_counter() - started, error=str(error))
     seconds = time.perf_counter() - started
@@ -203,6 +207,7 @@ def ask_all(
     prompts: Sequence[str],
     on_progress: Callable[[int], None] = lambda done: None,
     at_once: int = AT_ONCE,
+    memory: Memory | None = None,
 ) -> tuple[list[Answer], float]:
     """Answers in the order of the prompts, and the seconds all of it took on the wall clock.
 
@@ -211,7 +216,9 @@ def ask_all(
     started = time.perf_counter()
     pool = ThreadPoolExecutor(at_once)
     try:
-        futures: list[Future[Answer]] = [pool.submit(ask, client, model, catalog, prompt) for prompt in prompts]
+        futures: list[Future[Answer]] = [
+            pool.submit(ask, client, model, catalog, prompt, memory=memory) for prompt in prompts
+        ]
         waiting: set[Future[Answer]] = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -229,12 +236,16 @@ def ask_all(
 
 @dataclass(frozen=True)
 class Verdict:
-    """Base and tuned compared in one sentence; `p` is the exact McNemar probability, None with nothing to compare."""
+    """Base and tuned compared in one sentence; `p` is the exact McNemar probability, None with nothing to compare.
+
+    `good` says that the tuned model is surely better, worse at no kind of request, and right often enough at each.
+    """
 
     sentence: str
     better: int
     worse: int
     p: float | None
+    good: bool = False
 
 
 @dataclass(frozen=True)
@@ -303,7 +314,8 @@ class Report:
         ]
         better, worse = pairs.count((False, True)), pairs.count((True, False))
         p = float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else None
-        return Verdict(_sentence(self, base, tuned, better, worse, p), better, worse, p)
+        good = p is not None and p < 0.05 and _word(self, base, tuned) == "better" and not _poor(self, tuned)
+        return Verdict(_sentence(self, base, tuned, better, worse, p), better, worse, p, good)
 
     def to_json(self) -> dict[str, Any]:
         """The figures of every model, as `evaluate --json` prints them."""
@@ -337,6 +349,12 @@ def _word(report: Report, base: str, tuned: str) -> str:
     return "better" if rose else "worse"
 
 
+def _poor(report: Report, model: str) -> bool:
+    """Whether a model is right too seldom at a kind of request to be relied on."""
+    shares = (report.possible(model), report.impossible(model))
+    return any(of and correct / of < GOOD_ENOUGH for correct, of in shares)
+
+
 def _key(answer: Answer) -> str:
     return answer.call.key if answer.call else answer.text
 
@@ -357,9 +375,12 @@ def _sentence(report: Report, base: str, tuned: str, better: int, worse: int, p:
         return f"There is nothing to compare: no request was answered.{outage}"
     if p is None:
         return f"The tuned model does no better and no worse than the base: {figures}.{outage}"
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     if p >= 0.05:
         clear = f"No clear difference between tuned and base yet: {figures}."
-        return f"{clear} It could be chance ({chance}); ask more cases.{outage}"
-    word = _word(report, base, tuned)
-    return f"The tuned model is {word}: {figures}. This is unlikely to be chance ({chance}).{outage}"
+        return f"{clear} This could be chance; ask more requests to find out.{outage}"
+    word, advice = _word(report, base, tuned), ""
+    if "better" in word and _poor(report, tuned):
+        word += ", but not yet good" if word == "better" else ", and not yet good"
+        advice = " Write more examples, or train for more epochs."
+    chance = "hardly chance" if p < 0.001 else "unlikely to be chance"
+    return f"The tuned model is {word}: {figures}. This is {chance}.{advice}{outage}"

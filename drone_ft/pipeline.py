@@ -16,23 +16,33 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import openai
 
-from drone_ft import dataset, endpoints, evaluation, fine_tuning, permutations, synthesis
+from drone_ft import asking, checks, composing, dataset, endpoints, evaluation, fine_tuning, permutations, synthesis
 from drone_ft.catalog import Catalog, default_catalog
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import DatasetError, DroneFTError, EndpointError, EndpointRefused, EndpointUnavailable
+from drone_ft.errors import (
+    DatasetError,
+    DroneFTError,
+    EndpointError,
+    EndpointRefused,
+    EndpointUnavailable,
+    TrainingClosed,
+    WorkCancelled,
+)
 from drone_ft.evaluation import Case, Report
 from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
-from drone_ft.work import Progress
+from drone_ft.synthesis import by_model
+from drone_ft.work import Progress, StepProgress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
+MOST_LEFT_OUT = 300  # of a ledger, kept with its run
 LEAST_EXAMPLES = 10  # to learn from; hosted fine-tuning refuses fewer, too
 
 
@@ -59,7 +69,7 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
             step.note(_mix(written, catalog))
     with progress.step("split") as step:
         examples = _split(store, catalog, written, seed)
-        train, test = _jsonl(examples, catalog)
+        train, test = training_files(examples, catalog)
         epochs = epochs or dataset.auto_epochs(_count(examples, "train"))
         step.note(f"{_count(examples, 'train'):,} to train on, {_count(examples, 'test'):,} kept aside")
     with progress.step("server"):
@@ -69,7 +79,7 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
     job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo", catalog.name, seed)
     models = {"base": base, "tuned": str(job.tuned_model)}
     cases = evaluation.read_cases(CASES / "drone.jsonl", catalog)
-    _evaluate(store, progress, client, catalog, "drone", cases, models)
+    _evaluate(store, progress, dict.fromkeys(models.values(), client), catalog, "drone", cases, models)
 
 
 def write(store: Store, progress: Progress, seed: int = 0) -> None:
@@ -84,34 +94,133 @@ def write(store: Store, progress: Progress, seed: int = 0) -> None:
         store.replace_examples(dataset.split(examples, seed=seed), catalog.name)
 
 
-def tune(
-    store: Store, progress: Progress, model: str | None = None, epochs: int | str = "auto", suffix: str = ""
+def compose(
+    store: Store,
+    progress: Progress,
+    endpoint: str = endpoints.LOCAL,
+    model: str | None = None,
+    which: str = by_model.UNCOVERED,
+    commands: int = 2,
+    impossible: int = 3,
+    at_once: int = asking.AT_ONCE,
+    batch: bool = False,
+    prompts: dict[str, str] | None = None,
+    seed: int = 0,
 ) -> None:
-    """Fine-tune on the approved examples of the current catalog; result: job_id, model."""
-    progress.plan(("server", "Start the model on this computer"), ("tune", "Fine-tune the model"))
+    """Have a model write for calls of the current catalog; its examples join those there.
+
+    Result: model, written, left_out (the first of the ledger), left_out_count, cost and cost_before in US dollars
+    (None where a price is unknown), batches under way. Stopped early, what is written by then is kept.
+    """
+    progress.plan(("server", _reaching(endpoint)), ("write", "Write commands and impossible requests"))
+    catalog = store.catalog()
+    progress.remember(catalog=catalog.name)
+    with progress.step("server"):
+        there = place(store, endpoint)
+        model = model or base_model(endpoints.client(there))
+        progress.remember(model=model)
+    with progress.step("write") as step:
+        among = tuple(store.examples(catalog.name))
+        templates = tuple(by_model.choose(catalog, which, among, seed))
+        plan = by_model.Plan(catalog, templates, commands, impossible, by_model.Prompts(**(prompts or {})), among)
+        how = composing.How(there, model, at_once, batch, seed)
+        writing, tally, stopped = _compose(store, progress, step, plan, how)
+        ids = {example.id for example in store.examples(catalog.name)}
+        new = [example for example in writing.examples if example.id not in ids]
+        store.add_examples(dataset.place(new, store.examples(catalog.name)), catalog.name)
+        left_out = [dataclasses.asdict(one) for one in writing.left_out[:MOST_LEFT_OUT]]
+        progress.remember(
+            written=len(new),
+            left_out=left_out,
+            left_out_count=len(writing.left_out),
+            cost=tally.spent,
+            cost_before=tally.spent_before,
+        )
+        if stopped:
+            raise WorkCancelled("The writing was stopped. Start it again; what was answered is not asked twice.")
+        words = f"{_mix(new, catalog)}, {len(writing.left_out):,} left out; {composing.costs(tally)}"
+        step.update(tally.done, tally.done, words)
+
+
+def _compose(
+    store: Store, progress: Progress, step: StepProgress, plan: by_model.Plan, how: composing.How
+) -> tuple[by_model.Writing, asking.Tally, bool]:
+    """What was written; whoever presses cancel gets what there is by then."""
+    expected = by_model.estimate(plan, how.model).requests
+    stopped = False
+
+    def tell(tally: asking.Tally, note: str) -> None:
+        nonlocal stopped
+        words = f"{how.model}: {composing.costs(tally)}" + (f"; {note}" if note else f", {tally.at_once} at once")
+        try:
+            step.update(tally.done, max(expected, tally.done + 1), words)
+        except WorkCancelled:
+            stopped = True
+
+    tell(asking.Tally(), "")
+    writing, tally = composing.compose(
+        store,
+        plan,
+        how,
+        tell,
+        lambda: stopped,
+        progress.run.result.get("batches", []),
+        lambda batches: progress.remember(batches=batches),
+    )
+    return writing, tally, stopped
+
+
+def tune(
+    store: Store,
+    progress: Progress,
+    model: str | None = None,
+    epochs: int | str = "auto",
+    suffix: str = "",
+    endpoint: str = endpoints.LOCAL,
+    seed: int | None = None,
+    validate: bool = True,
+    fixes: Sequence[str] = (),
+) -> None:
+    """Fine-tune at an endpoint on the approved examples of the current catalog; result: job_id, model.
+
+    The examples kept aside are sent along for validation unless told otherwise; `fixes` names changes of
+    `checks.FIXES`. What a hosted endpoint would refuse, or take money for in vain, raises DatasetError before it.
+    """
+    progress.plan(("server", _reaching(endpoint)), ("tune", "Fine-tune the model"))
     catalog = store.catalog()
     progress.remember(catalog=catalog.name)
     examples = approved(store.examples(catalog.name))
-    train, test = _jsonl(examples, catalog)
     with progress.step("server"):
-        endpoint = endpoints.local_endpoint()
-        client = endpoints.client(endpoint)
+        there = place(store, endpoint)
+        rules = {"local": "local", "azure": "azure"}.get(there.kind, "openai")
+        train, test = training_files(examples, catalog, rules, fixes)
+        if not there.is_local:
+            _preflight(train, test if validate else None, rules, catalog)
+        client = endpoints.client(there)
         model = model or base_model(client)
-    _tune(store, progress, endpoint, client, train, test, model, epochs, suffix, catalog.name)
+    _tune(store, progress, there, client, train, test if validate else "", model, epochs, suffix, catalog.name, seed)
 
 
-def evaluate(store: Store, progress: Progress, models: list[str], cases: str = "drone") -> None:
-    """Ask `models` (base, tuned; an empty base is the server's own) the same cases; result: report_id."""
+def evaluate(
+    store: Store, progress: Progress, models: list[str], cases: str = "drone", places: list[str] | None = None
+) -> None:
+    """Ask `models` (base, tuned; an empty base is the server's own) the same cases; result: report_id.
+
+    `places` names the endpoint of each model; without it all are on this computer.
+    """
     roles = dict(zip(("base", "tuned"), dict.fromkeys(models), strict=False))  # a model is asked once
     titles = {"base": "Ask the base model", "tuned": "Ask the tuned model"}
     catalog = store.catalog()
     progress.remember(catalog=catalog.name)
     asked = choose_cases(store, catalog, cases)
-    progress.plan(("server", "Start the model on this computer"), *((role, titles[role]) for role in roles))
+    where = dict(zip(models, places or [endpoints.LOCAL] * len(models), strict=True))
+    progress.plan(("server", _reaching(*where.values())), *((role, titles[role]) for role in roles))
     with progress.step("server"):
-        client = endpoints.client(endpoints.local_endpoint())
-        named = {role: model or base_model(client) for role, model in roles.items()}
-    _evaluate(store, progress, client, catalog, cases, asked, named)
+        known = {name: endpoints.client(place(store, name)) for name in dict.fromkeys(where.values())}
+        clients = {model: known[name] for model, name in where.items()}
+        named = {role: model or base_model(clients[model]) for role, model in roles.items()}
+        clients = {named[role]: clients[model] for role, model in roles.items()}
+    _evaluate(store, progress, clients, catalog, cases, asked, named)
 
 
 def export(store: Store, progress: Progress, model: str) -> None:
@@ -146,7 +255,29 @@ KINDS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "export": export,
+    "compose": compose,
 }
+
+
+def place(store: Store, name: str) -> Endpoint:
+    """The endpoint of a name: this computer's server, started if need be, or one of the settings page.
+
+    Raises EndpointError when there is none of that name, EndpointUnavailable when ours cannot be started.
+    """
+    if name == endpoints.LOCAL:
+        return endpoints.local_endpoint()
+    for known in (*endpoints.from_environment(), *store.endpoints()):
+        if known.name == name:
+            return known
+    raise EndpointError(
+        f"There is no connection named {name!r} any more. Add it on the settings page, or choose another."
+    )
+
+
+def _reaching(*names: str) -> str:
+    """The title of the step that gets hold of the models' servers."""
+    local = "Start the model on this computer"
+    return local if set(names) == {endpoints.LOCAL} else "Reach the models"
 
 
 def base_model(client: openai.OpenAI) -> str:
@@ -200,9 +331,24 @@ def _split(store: Store, catalog: Catalog, written: list[Example], seed: int) ->
     return approved(examples)
 
 
-def _jsonl(examples: list[Example], catalog: Catalog) -> tuple[str, str]:
+def training_files(
+    examples: Sequence[Example], catalog: Catalog, target: str = "local", fixes: Sequence[str] = ()
+) -> tuple[str, str]:
+    """(training, validation) JSONL of approved examples, "" for a part without any; changed by `fixes` for a target."""
     parts = ([e for e in examples if e.split == "train"], [e for e in examples if e.split == "test"])
-    return dataset.to_jsonl(parts[0], catalog), dataset.to_jsonl(parts[1], catalog)
+    train, test = dataset.to_jsonl(parts[0], catalog), dataset.to_jsonl(parts[1], catalog)
+    for name in fixes:
+        train, kept = checks.FIXES[name](train, test or None, target, catalog)
+        test = kept or ""
+    return train, test
+
+
+def _preflight(train: str, validation: str | None, target: str, catalog: Catalog) -> None:
+    errors = [f for f in checks.check(train, validation or None, target, catalog) if f.severity == "error"]
+    if errors:
+        raise DatasetError(
+            f"Nothing was uploaded. {errors[0]} To correct in all: {len(errors)}; check them on the fine-tune page."
+        )
 
 
 def train(
@@ -217,21 +363,31 @@ def train(
     tell: Callable[[Job], None],
     seed: int | None = None,
     catalog: str = "",
+    tag: str | None = None,
 ) -> Job:
-    """Start a job, with its data kept in the store, and follow it to its end; `tell` may raise WorkCancelled."""
-    job = fine_tuning.start(client, endpoint.name, train_jsonl, validation_jsonl or None, model, epochs, suffix, seed)
-    job = dataclasses.replace(job, catalog=catalog)
+    """Start a job, with its data kept in the store, and follow it to its end; `tell` may raise WorkCancelled.
+
+    A job that an attempt with the same `tag` created is taken over.
+    """
+    settings = (train_jsonl, validation_jsonl or None, model, epochs, suffix, seed)
+    job = fine_tuning.start(client, endpoint.name, *settings, tag=tag, catalog=catalog)
     store.save_job(job, train_jsonl, validation_jsonl)
     return fine_tuning.follow(client, job, store.save_job, tell)
 
 
-def catch_up(store: Store) -> None:
-    """Bring jobs nobody follows any more (an app that was killed) to where the local server sees them, if it runs."""
-    forgotten = [job for job in store.jobs() if not job.is_over and job.endpoint == endpoints.LOCAL]
-    if not forgotten:
-        return
+def catch_up(store: Store, reach: Callable[[str], openai.OpenAI]) -> None:
+    """Bring jobs nobody follows any more (an app that was killed) to where their endpoints see them.
+
+    `reach` gives a client for an endpoint's name; one that cannot be reached now is left for another time.
+    """
+    forgotten = [job for job in store.jobs() if not job.is_over]
+    for name in dict.fromkeys(job.endpoint for job in forgotten):
+        with contextlib.suppress(EndpointError):
+            _catch_up(store, reach(name), [job for job in forgotten if job.endpoint == name])
+
+
+def _catch_up(store: Store, client: openai.OpenAI, forgotten: list[Job]) -> None:
     with contextlib.suppress(EndpointUnavailable):
-        client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
         for job in forgotten:
             try:
                 # A job of the list has no events; with those it has, only the new ones are fetched.
@@ -282,9 +438,15 @@ def _tune(
             done, total = fine_tuning.progress(now)
             step.update(done, total, now.message, now.seconds_left)
 
-        job = _job_to_go_on_with(store, progress, client, train_jsonl, model)
+        job = _job_to_go_on_with(store, progress, endpoint, client, train_jsonl, model)
         if job is None:
-            job = train(store, endpoint, client, train_jsonl, validation, model, epochs, suffix, tell, seed, catalog)
+            tag = _tag(store, progress, endpoint, train_jsonl, model)
+            settings = (model, epochs, suffix, tell, seed, catalog, tag)
+            try:
+                job = train(store, endpoint, client, train_jsonl, validation, *settings)
+            except TrainingClosed:
+                progress.remember(closed=True)
+                raise
         else:
             job = fine_tuning.follow(client, job, store.save_job, tell)
         step.note(f"{job.tuned_model}")
@@ -292,12 +454,24 @@ def _tune(
     return job
 
 
-def _job_to_go_on_with(store: Store, progress: Progress, client: openai.OpenAI, train: str, model: str) -> Job | None:
+def _tag(store: Store, progress: Progress, endpoint: Endpoint, train: str, model: str) -> str:
+    """The mark of the job about to be created, written down before: a run killed just then finds what it created."""
+    wanted = hashlib.sha256("\n".join((endpoint.name, model, train)).encode()).hexdigest()
+    kept: dict[str, str] = progress.run.result.get("tag", {})
+    if kept.get("for") != wanted or store.job(kept["id"]):  # saved, and not to be gone on with
+        kept = {"id": uuid.uuid4().hex[:12], "for": wanted}
+        progress.remember(tag=kept)
+    return kept["id"]
+
+
+def _job_to_go_on_with(
+    store: Store, progress: Progress, endpoint: Endpoint, client: openai.OpenAI, train: str, model: str
+) -> Job | None:
     """The job an earlier, broken-off run had started on this model and data, unless it ended badly or was lost."""
     job = store.job(progress.run.result.get("job_id", ""))
     if job is None or job.status in ("failed", "cancelled"):
         return None
-    if job.model != model or store.job_data(job.id)[0] != train:
+    if (job.model, job.endpoint) != (model, endpoint.name) or store.job_data(job.id)[0] != train:
         return None
     try:
         job = fine_tuning.refresh(client, job)
@@ -309,7 +483,7 @@ def _job_to_go_on_with(store: Store, progress: Progress, client: openai.OpenAI, 
 def _evaluate(
     store: Store,
     progress: Progress,
-    client: openai.OpenAI,
+    clients: dict[str, openai.OpenAI],
     catalog: Catalog,
     name: str,
     cases: list[Case],
@@ -328,7 +502,7 @@ def _evaluate(
                 return kept
             prompts = [case.prompt for case in cases]
             answers, seconds = evaluation.ask_all(
-                client, model, catalog, prompts, lambda done: step.update(done, len(cases))
+                clients[model], model, catalog, prompts, lambda done: step.update(done, len(cases)), memory=store
             )
         before = progress.run.result.get("answered", {})
         rows = [dataclasses.asdict(answer) for answer in answers]

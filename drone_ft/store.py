@@ -1,4 +1,4 @@
-"""The only reader and writer of the database: catalogs, examples, jobs, reports and runs."""
+"""The only reader and writer of the database: catalogs, examples, jobs, reports, runs, paid answers, endpoints."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from filelock import FileLock
 from sqlalchemy.engine import Connection
 
 from drone_ft import evaluation, fine_tuning, work
+from drone_ft.asking import Answer
 from drone_ft.catalog import Call, Catalog, default_catalog, parse_catalog
 from drone_ft.dataset import Example
-from drone_ft.endpoints import workspace
+from drone_ft.endpoints import Endpoint, workspace
 from drone_ft.errors import StoreError
 
-NEWEST_MIGRATION = "0003"
+NEWEST_MIGRATION = "0004"
 metadata = sa.MetaData()
 catalogs = sa.Table(
     "catalogs",
@@ -84,6 +85,38 @@ runs = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     # Its own column: the page that cancels and the process that reports never overwrite each other.
     sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+)
+# Paid for, so written before they are used; the key tells where, whom and what was asked.
+answers = sa.Table(
+    "answers",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("base_url", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("purpose", sa.String, nullable=False, index=True),
+    sa.Column("request", sa.String, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("input_tokens", sa.Integer, nullable=False),
+    sa.Column("cached_tokens", sa.Integer, nullable=False),
+    sa.Column("output_tokens", sa.Integer, nullable=False),
+    sa.Column("by_batch", sa.Boolean, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+)
+# Where models live; keys are never here.
+endpoints = sa.Table(
+    "endpoints",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("base_url", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+)
+# What a model turned out to accept, learned from its server's refusals.
+abilities = sa.Table(
+    "abilities",
+    metadata,
+    sa.Column("base_url", sa.String, primary_key=True),
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
 )
 
 
@@ -195,10 +228,10 @@ class Store:
             self._insert(connection, name, new)
         return removal
 
-    def add_examples(self, new: Sequence[Example]) -> None:
-        """Add examples behind the others."""
+    def add_examples(self, new: Sequence[Example], catalog: str | None = None) -> None:
+        """Add examples behind the others of a catalog (the current one)."""
         with self._transaction() as connection:
-            self._insert(connection, self._current(connection), new)
+            self._insert(connection, catalog or self._current(connection), new)
 
     def save_example(self, example: Example, old_id: str | None = None) -> None:
         """Save an edited example in its place (`old_id` where editing changed its id), or add it."""
@@ -379,6 +412,58 @@ class Store:
         """Whether somebody asked a run to stop."""
         with self._transaction() as connection:
             return bool(connection.scalar(sa.select(runs.c.cancel_requested).where(runs.c.id == run_id)))
+
+    # Answers that were paid for
+
+    def answer(self, key: str) -> Answer | None:
+        """The answer of a key, whenever it was given."""
+        with self._transaction() as connection:
+            row = connection.execute(sa.select(answers).where(answers.c.key == key)).mappings().first()
+        return Answer(**row) if row else None
+
+    def keep_answers(self, new: Sequence[Answer]) -> None:
+        """Write answers down, all or none; one that is there already stays."""
+        rows = {answer.key: dataclasses.asdict(answer) for answer in new}
+        with self._transaction() as connection:
+            known = sa.select(answers.c.key).where(answers.c.key.in_(list(rows)))
+            for key in connection.scalars(known).all():
+                del rows[key]
+            if rows:
+                connection.execute(answers.insert(), list(rows.values()))
+
+    # Endpoints, and what their models can do
+
+    def endpoints(self) -> list[Endpoint]:
+        """The endpoints the user has added, in order of their names; this computer needs no adding."""
+        with self._transaction() as connection:
+            return [
+                Endpoint(**row)
+                for row in connection.execute(sa.select(endpoints).order_by(endpoints.c.name)).mappings()
+            ]
+
+    def save_endpoint(self, endpoint: Endpoint) -> None:
+        """Save an endpoint, in place of one with the same name."""
+        with self._transaction() as connection:
+            connection.execute(endpoints.delete().where(endpoints.c.name == endpoint.name))
+            connection.execute(endpoints.insert().values(**dataclasses.asdict(endpoint)))
+
+    def remove_endpoint(self, name: str) -> None:
+        """Forget an endpoint; what was asked and learned there stays."""
+        with self._transaction() as connection:
+            connection.execute(endpoints.delete().where(endpoints.c.name == name))
+
+    def get(self, base_url: str, model: str) -> dict[str, str]:
+        """What is known of a model's abilities; {} where nothing is. With `put`, the memory of `abilities.chat`."""
+        here = sa.and_(abilities.c.base_url == base_url, abilities.c.model == model)
+        with self._transaction() as connection:
+            return dict(connection.scalar(sa.select(abilities.c.body).where(here)) or {})
+
+    def put(self, base_url: str, model: str, learned: dict[str, str]) -> None:
+        """Remember what is known of a model's abilities."""
+        here = sa.and_(abilities.c.base_url == base_url, abilities.c.model == model)
+        with self._transaction() as connection:
+            connection.execute(abilities.delete().where(here))
+            connection.execute(abilities.insert().values(base_url=base_url, model=model, body=learned))
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

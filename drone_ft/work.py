@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -89,8 +89,13 @@ def _is_alive(run: Run) -> bool:
         return False
 
 
-def start(store: Store, kind: str, settings: dict[str, Any] | None = None) -> Run:
-    """Start work of a kind in its own process, or give the run of that kind that is already under way."""
+def start(
+    store: Store, kind: str, settings: dict[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Run:
+    """Start work of a kind in its own process, or give the run of that kind that is already under way.
+
+    `environment` is handed to that process alone, for what must not be written down, such as a key.
+    """
     store.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(store.folder / "work.lock", timeout=30):
         last = store.latest_run(kind)
@@ -98,7 +103,7 @@ def start(store: Store, kind: str, settings: dict[str, Any] | None = None) -> Ru
             return last
         run = _new_run(store, kind, settings or {}, last)
     command = [sys.executable, "-m", "drone_ft.work", run.id]
-    _children.append(spawn(command, store.folder / "work.log", store.folder))
+    _children.append(spawn(command, store.folder / "work.log", store.folder, environment))
     return store.run(run.id) or run
 
 
@@ -134,9 +139,9 @@ class Progress:
         """Name all steps, as (name, title), before the first begins."""
         self._set(steps=tuple(Step(name, title) for name, title in steps))
 
-    def step(self, name: str) -> _StepProgress:
+    def step(self, name: str) -> StepProgress:
         """A step as a context: running inside, done after, failed on an error."""
-        return _StepProgress(self, name)
+        return StepProgress(self, name)
 
     def remember(self, **found: Any) -> None:
         """Keep results at once, so that a run started again need not find them a second time."""
@@ -160,13 +165,15 @@ class Progress:
         self._last_saved = time.monotonic()
 
 
-class _StepProgress(AbstractContextManager["_StepProgress"]):
+class StepProgress(AbstractContextManager["StepProgress"]):
+    """What a step is told to tell, while it is under way."""
+
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
         self._name = name
         self._started = 0.0
 
-    def __enter__(self) -> _StepProgress:
+    def __enter__(self) -> StepProgress:
         self._progress.check()
         self._started = time.monotonic()
         self._progress.change(self._name, status="running")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from drone_ft import checks
 from drone_ft.__main__ import main
 from drone_ft.endpoints import Endpoint
 
@@ -72,6 +73,23 @@ def test_check_names_every_line_in_trouble(tmp_path: Path, capsys: pytest.Captur
     assert main(["check", str(tmp_path / "x.jsonl")]) == 1
     out = capsys.readouterr().out
     assert "x.jsonl, line 1, messages" in out and "x.jsonl, line 2, column 1" in out
+
+
+@pytest.mark.parametrize("target", checks.TARGETS)
+def test_check_fails_on_errors_of_the_target_and_not_on_warnings(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["prepare", "--out", str(tmp_path)])
+    capsys.readouterr()
+    code = main(["check", str(tmp_path / "test.jsonl"), "--for", target])
+    lines = capsys.readouterr().out.splitlines()
+    warnings = [line for line in lines if line.startswith("warning: test.jsonl, line ")]
+    assert "control_gimbal has tilt -90" in warnings[0]
+    if target == "local":
+        assert code == 0 and [*warnings, "test.jsonl can be trained on."] == lines
+    else:
+        assert code == 1 and lines[0].startswith("test.jsonl, line 1, tools[1].function.parameters: land_drone uses if")
+        assert not lines[-1].endswith("can be trained on.")
 
 
 def test_a_reader_that_leaves_early_is_no_failure() -> None:

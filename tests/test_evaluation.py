@@ -218,3 +218,26 @@ def test_one_request_too_long_leaves_only_itself_unscored() -> None:
     client = openai.OpenAI(base_url="http://test/v1", api_key="k", max_retries=0, http_client=http)
     answers, _ = evaluation.ask_all(client, "m", CATALOG, ["up", "endless words"])
     assert [a.error is None for a in answers] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("right", "good", "words"),
+    [(14, True, "is better:"), (13, False, "is better, but not yet good:")],
+)
+def test_a_better_model_is_good_only_if_right_often_enough(right: int, good: bool, words: str) -> None:
+    rows = [(UP, LED, UP)] * right + [(UP, LED, LED)] * (20 - right) + [(REJECT, REJECT, REJECT)] * 4
+    verdict = make_report(rows).verdict("base", "tuned")
+    assert verdict.good == good and words in verdict.sentence
+    assert ("Write more examples, or train for more epochs." in verdict.sentence) != good
+
+
+def test_a_model_that_got_worse_at_one_kind_is_never_good() -> None:
+    rows = [(UP, LED, UP)] * 60 + [(REJECT, REJECT, REJECT)] * 9 + [(REJECT, REJECT, UP)]
+    verdict = make_report(rows).verdict("base", "tuned")
+    assert not verdict.good and "better at possible requests and worse at impossible ones:" in verdict.sentence
+
+
+@pytest.mark.parametrize(("better", "words"), [(20, "hardly chance"), (7, "unlikely to be chance"), (5, "could be")])
+def test_how_sure_a_verdict_is_is_said_without_figures(better: int, words: str) -> None:
+    sentence = make_report([(UP, LED, UP)] * better + [(UP, UP, UP)] * 4).verdict("base", "tuned").sentence
+    assert words in sentence and "p =" not in sentence and "p <" not in sentence

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from drone_ft import dataset
+from drone_ft import asking, dataset
 from drone_ft.catalog import Call, default_catalog
 from drone_ft.dataset import make_example
+from drone_ft.endpoints import Endpoint
 from drone_ft.errors import StoreError
 from drone_ft.evaluation import Answer, Case, Report
 from drone_ft.fine_tuning import Job
@@ -25,6 +26,9 @@ from drone_ft.store import Store
 from drone_ft.work import Run, Step
 
 UP = Call("takeoff_drone", {"altitude": 50})
+PAID = asking.Answer(
+    "k1", "http://a/v1", "m", "write", "digest", {"choices": [{"message": {"content": "é"}}]}, 10, 2, 5
+)
 THREE = [make_example(f"up {word}", UP) for word in ("please", "now", "there")]
 
 
@@ -38,13 +42,15 @@ OLD_BODY = {
     "id": "j", "endpoint": "e", "endpoint_job_id": "ftjob-1", "model": "m", "suffix": "s", "epochs": 3,
     "status": "running", "created": 1.0, "tuned_model": None, "message": "", "finished": None, "seconds_left": None,
 }  # fmt: skip
+# What the migrations after the first one made.
+NEW_TABLES = ("job_events", "job_data", "answers", "endpoints", "abilities")
 
 
 def make_first_version(folder: Path, events: list[dict[str, Any]] = TOLD) -> None:
     """Turn a fresh store back into one of the first version, with a job."""
     with sqlite3.connect(folder / "drone_ft.db") as database:
-        database.execute("DROP TABLE job_events")
-        database.execute("DROP TABLE job_data")
+        for table in NEW_TABLES:
+            database.execute(f"DROP TABLE {table}")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
         body = json.dumps({**OLD_BODY, "events": events})
         database.execute("INSERT INTO jobs VALUES ('j', 1.0, ?, 'train\n', '')", [body])
@@ -154,10 +160,73 @@ def test_a_migration_killed_in_the_middle_is_done_again_whole(version: str, tmp_
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == -9
     with sqlite3.connect(tmp_path / "drone_ft.db") as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    assert not {"job_events", "job_data"} & tables and ("jobs" in tables) == (version == "first"), "nothing half done"
+    assert not {*NEW_TABLES} & tables and ("jobs" in tables) == (version == "first"), "nothing half done"
     job = Store(tmp_path).job("j")
     assert (job.events if job else None) == (TOLD if version == "first" else None)
     assert Store(tmp_path).job_data("j") == (("train\n", "") if version == "first" else ("", ""))
+
+
+@pytest.mark.parametrize("version", ["0001", "0003"])
+def test_an_older_database_gets_room_for_answers_and_endpoints(version: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.replace_examples(THREE)
+    if version == "0001":
+        make_first_version(tmp_path)
+    else:
+        with sqlite3.connect(tmp_path / "drone_ft.db") as database:
+            for table in ("answers", "endpoints", "abilities"):
+                database.execute(f"DROP TABLE {table}")
+            database.execute("UPDATE alembic_version SET version_num = '0003'")
+    store = Store(tmp_path)
+    store.keep_answers([PAID])
+    assert store.examples() == THREE and store.answer("k1") == PAID and store.endpoints() == []
+
+
+def test_a_paid_answer_comes_back_and_the_first_of_a_key_stays() -> None:
+    store, other = Store(), dataclasses.replace(PAID, key="k2", by_batch=True)
+    store.keep_answers([PAID])
+    store.keep_answers([dataclasses.replace(PAID, body={"choices": []}), other])
+    again = Store()
+    assert (again.answer("k1"), again.answer("k2"), again.answer("k3")) == (PAID, other, None)
+    store.keep_answers([])
+
+
+def test_answers_are_kept_all_or_none() -> None:
+    store = Store()
+    with pytest.raises(StoreError, match="Nothing saved before was changed"):
+        store.keep_answers([PAID, dataclasses.replace(PAID, key="k2", model=None)])  # type: ignore[arg-type]
+    assert store.answer("k1") is None
+
+
+def test_endpoints_come_back_in_order_replaced_by_name_and_have_no_column_for_a_key() -> None:
+    store = Store()
+    for name, url in (("vllm", "http://a/v1"), ("azure", "http://b/v1"), ("vllm", "http://c/v1")):
+        store.save_endpoint(Endpoint(name, url, "custom"))
+    assert Store().endpoints() == [
+        Endpoint("azure", "http://b/v1", "custom"),
+        Endpoint("vllm", "http://c/v1", "custom"),
+    ]
+    store.remove_endpoint("azure")
+    assert [endpoint.name for endpoint in store.endpoints()] == ["vllm"]
+    with sqlite3.connect(store.folder / "drone_ft.db") as database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(endpoints)")]
+    assert columns == ["name", "base_url", "kind"]
+
+
+def test_what_a_model_accepts_is_remembered_for_each_server() -> None:
+    store = Store()
+    store.put("http://a/v1", "m", {"temperature": "left out"})
+    store.put("http://a/v1", "m", {"response_format": "plain"})
+    assert Store().get("http://a/v1", "m") == {"response_format": "plain"}
+    assert store.get("http://b/v1", "m") == store.get("http://a/v1", "n") == {}
+
+
+def test_examples_join_the_catalog_they_were_written_for() -> None:
+    store = Store()
+    store.set_catalog(default_catalog())
+    store.set_catalog(dataclasses.replace(default_catalog(), name="other"))
+    store.add_examples(THREE, "drone")
+    assert store.examples() == [] and store.examples("drone") == THREE
 
 
 def test_a_job_saved_by_an_older_process_is_still_read() -> None:

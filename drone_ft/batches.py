@@ -1,0 +1,199 @@
+"""The Batch API, at half the price: write the requests, submit, follow, collect; also what is only partly done.
+
+Answers go where `asking.ask_all` looks first, so that asking afterwards asks only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import openai
+
+from drone_ft import abilities, asking
+from drone_ft.asking import Ask, Kept
+from drone_ft.endpoints import patiently, translated
+from drone_ft.errors import EndpointError, EndpointUnavailable
+
+MOST_REQUESTS = 50_000
+MOST_BYTES = 190_000_000  # of the 200 MB a file may have
+OVER = ("completed", "failed", "expired", "cancelled")
+TAG = "drone_ft_batch"
+MOST_LISTED = 500  # batches looked through for one of ours; careless servers page for ever
+WRITTEN_AT_ONCE = 200
+FIRST_WAIT, LONGEST_WAIT = 5.0, 60.0  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as its endpoint sees it; `status` is the endpoint's own word, an open set."""
+
+    id: str
+    status: str
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+    output_file: str | None = None
+    error_file: str | None = None
+    message: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status in OVER
+
+
+def lines(asks: Sequence[Ask], learned: dict[str, str]) -> Iterator[str]:
+    """The lines of a request file; each carries the key of its ask, and what its model is known to accept."""
+    for ask in {ask.key: ask for ask in asks}.values():
+        body = {"model": ask.model, **abilities.adapted(ask.request, learned)}
+        line = {"custom_id": ask.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def parts(lines: Iterator[str], most: int = MOST_REQUESTS, most_bytes: int = MOST_BYTES) -> Iterator[str]:
+    """Request files that a server takes, each as large as it may be."""
+    part: list[str] = []
+    size = 0
+    for line in lines:
+        length = len(line.encode())
+        if part and (len(part) == most or size + length > most_bytes):
+            yield "".join(part)
+            part, size = [], 0
+        part.append(line)
+        size += length
+    if part:
+        yield "".join(part)
+
+
+def submit(client: openai.OpenAI, text: str, tag: str) -> Batch:
+    """Hand over a request file; one with the same tag that is there already is taken instead of a second.
+
+    Raises EndpointError. Creating is never repeated blindly: a server may have made what it did not confirm.
+    """
+    found = find(client, tag)
+    if found:
+        return found
+    file = patiently(lambda: client.files.create(file=("requests.jsonl", text.encode()), purpose="batch"))
+    try:
+        made = translated(
+            lambda: client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={TAG: tag},
+            )
+        )
+    except EndpointUnavailable:
+        found = find(client, tag)
+        if not found:
+            raise
+        return found
+    return _batch(made)
+
+
+def find(client: openai.OpenAI, tag: str) -> Batch | None:
+    """The newest batch with a tag of ours, if the endpoint has one."""
+    listed = patiently(lambda: client.batches.list(limit=100))
+    tagged = (batch for batch in islice(listed, MOST_LISTED) if (batch.metadata or {}).get(TAG) == tag)
+    found = translated(lambda: next(tagged, None))
+    return _batch(found) if found else None
+
+
+def look(client: openai.OpenAI, batch_id: str) -> Batch:
+    """The batch as it is now; looking changes nothing."""
+    return _batch(patiently(lambda: client.batches.retrieve(batch_id)))
+
+
+def cancel(client: openai.OpenAI, batch_id: str) -> None:
+    """Ask for an end; what is done by then is billed, kept and can be collected."""
+    patiently(lambda: client.batches.cancel(batch_id))
+
+
+def follow(
+    client: openai.OpenAI,
+    batch_id: str,
+    tell: Callable[[Batch], None],
+    wait: Callable[[float], None] = time.sleep,
+) -> Batch:
+    """The batch when it is over; `tell` hears of every look and may raise to stop. An endpoint away is waited for."""
+    pause = FIRST_WAIT
+    while True:
+        batch = look(client, batch_id)
+        tell(batch)
+        if batch.is_over:
+            return batch
+        for _ in range(int(pause)):
+            wait(1.0)
+            tell(batch)
+        pause = min(LONGEST_WAIT, pause * 1.3)
+
+
+def collect(client: openai.OpenAI, batch: Batch, asks: Sequence[Ask], kept: Kept) -> dict[str, str]:
+    """Write the batch's answers down; returns the reasons for those that have none, by key."""
+    wanted = {ask.key: ask for ask in asks}
+    reasons = dict.fromkeys(wanted, batch.message or f"The batch is {batch.status} and holds no answer to this.")
+    answers: list[asking.Answer] = []
+    for row in _rows(client, batch):
+        ask = wanted.get(str(row.get("custom_id")))
+        if ask is None:
+            continue
+        try:
+            answers.append(asking.make_answer(ask, _body(row), by_batch=True))
+            reasons.pop(ask.key, None)
+        except EndpointError as error:
+            reasons[ask.key] = str(error)
+        if len(answers) >= WRITTEN_AT_ONCE:
+            kept.keep_answers(answers)
+            answers = []
+    if answers:
+        kept.keep_answers(answers)
+    return reasons
+
+
+def _rows(client: openai.OpenAI, batch: Batch) -> Iterator[dict[str, Any]]:
+    """The lines of what a batch left behind, answers first; broken lines are none."""
+    for file_id in (batch.error_file, batch.output_file):
+        if not file_id:
+            continue
+        content = patiently(lambda file_id=file_id: client.files.content(file_id))  # type: ignore[misc]
+        for line in content.iter_lines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def _body(row: dict[str, Any]) -> dict[str, Any]:
+    """The chat completion in a line; raises EndpointUnavailable with the line's own reason."""
+    response, error = row.get("response") or {}, row.get("error") or {}
+    body = response.get("body") if isinstance(response, dict) else None
+    if isinstance(body, dict) and response.get("status_code") == 200:
+        return body
+    said = error or (body.get("error") if isinstance(body, dict) else None) or {}
+    message = said.get("message") if isinstance(said, dict) else said
+    status = response.get("status_code") if isinstance(response, dict) else None
+    raise EndpointUnavailable(
+        f"The batch has no answer to this{f' (status {status})' if status else ''}: {message or 'no reason is given'}."
+    )
+
+
+def _batch(made: Any) -> Batch:
+    counts = made.request_counts
+    told = [error.message for error in (made.errors.data or [] if made.errors else []) if error.message]
+    return Batch(
+        made.id,
+        made.status,
+        counts.completed if counts else 0,
+        counts.failed if counts else 0,
+        counts.total if counts else 0,
+        made.output_file_id,
+        made.error_file_id,
+        "; ".join(told),
+    )

@@ -1,0 +1,372 @@
+"""Many requests at once: paced, kept before they are used, none twice, each ending answered or explained."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from drone_ft import asking, endpoints
+from drone_ft.asking import Answer, Ask, Gate, Reply, Tally, ask_all, make_answer, seconds
+from drone_ft.errors import EndpointRefused, EndpointUnavailable, StoreError
+from drone_ft.store import Store
+from tests.scripted import Script, running
+
+AWAY = EndpointUnavailable("The server is away.")
+
+
+def body(text: str = "yes", cached: int = 0) -> dict[str, Any]:
+    return {
+        "choices": [{"message": {"role": "assistant", "content": text}}],
+        "usage": {
+            "prompt_tokens": 1000,
+            "completion_tokens": 500,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        },
+    }
+
+
+def asks(count: int, **more: Any) -> list[Ask]:
+    return [
+        Ask("http://x/v1", "gpt-4o-mini", {"messages": [{"role": "user", "content": f"ask {n}"}]}, **more)
+        for n in range(count)
+    ]
+
+
+def words(ask: Ask) -> str:
+    return str(ask.request["messages"][0]["content"])
+
+
+class Kept:
+    """Answers in memory."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+
+    def answer(self, key: str) -> Answer | None:
+        return self.answers.get(key)
+
+    def keep_answers(self, answers: Sequence[Answer]) -> None:
+        self.answers |= {answer.key: answer for answer in answers}
+
+
+class Clock:
+    """A clock that runs as fast as somebody waits on it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        self.now += seconds
+        condition.wait(0.001)
+
+
+def quick(limit: int = 8) -> Gate:
+    """A gate at which nobody really waits."""
+    clock = Clock()
+    return Gate(limit, clock, clock.wait)
+
+
+class Model:
+    """A model that notes who asks, and how many at once; `fate` may raise."""
+
+    def __init__(self, fate: Any = lambda ask: None, seconds: float = 0.0) -> None:
+        self.asked: list[str] = []
+        self.most = self.inside = 0
+        self._fate, self._seconds, self._lock = fate, seconds, threading.Lock()
+
+    def __call__(self, ask: Ask) -> dict[str, Any]:
+        with self._lock:
+            self.asked.append(words(ask))
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        try:
+            time.sleep(self._seconds)
+            self._fate(ask)
+            return body(words(ask))
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+
+def test_every_answer_is_kept_before_it_is_handed_on_and_none_is_asked_twice() -> None:
+    kept, model = Kept(), Model()
+    for reply in ask_all(asks(30), model, kept):
+        assert kept.answers[reply.ask.key] == reply.answer and reply.answer and reply.answer.text == words(reply.ask)
+    assert sorted(model.asked) == sorted(words(ask) for ask in asks(30))
+    again = list(ask_all(asks(40), model, kept))
+    assert len(model.asked) == 40 and sum(reply.is_new for reply in again) == 10
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({}, {}, True),
+        ({"base_url": "http://x/v1/"}, {"base_url": "http://x/v1"}, True),
+        ({"purpose": "write"}, {"purpose": "again"}, True),
+        ({"base_url": "http://y/v1"}, {}, False),
+        ({"model": "other"}, {}, False),
+        ({"request": {"n": 1}}, {"request": {"n": 2}}, False),
+        ({"request": {"a": 1, "b": 2}}, {"request": {"b": 2, "a": 1}}, True),
+        ({"salt": "1"}, {}, False),
+    ],
+)
+def test_a_key_says_where_whom_and_what_was_asked(one: Any, other: Any, same: bool) -> None:
+    plain: dict[str, Any] = {"base_url": "http://x/v1", "model": "m", "request": {}}
+    assert (Ask(**{**plain, **one}).key == Ask(**{**plain, **other}).key) == same
+
+
+def test_this_computer_has_the_same_keys_after_each_start() -> None:
+    first, second = (endpoints.Endpoint(endpoints.LOCAL, f"http://127.0.0.1:{port}/v1") for port in (1, 2))
+    assert asking.where(first) == asking.where(second)
+
+
+def test_who_asks_the_same_while_it_is_on_the_wire_gets_the_same_answer() -> None:
+    model = Model(seconds=0.02)
+    replies = list(ask_all(asks(3) * 5, model, Kept()))
+    assert len(replies) == 15 and sorted(model.asked) == ["ask 0", "ask 1", "ask 2"]
+    assert sum(reply.is_new for reply in replies) == 3
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_the_limit_is_reached_and_never_passed(limit: int) -> None:
+    model = Model(seconds=0.01)
+    assert len(list(ask_all(asks(20), model, Kept(), limit=limit))) == 20
+    assert model.most == limit
+    assert Gate(1000).limit == asking.MOST_AT_ONCE
+
+
+def test_requests_are_read_as_they_are_needed() -> None:
+    read: list[int] = []
+
+    def endless() -> Any:
+        for n, ask in enumerate(asks(1000)):
+            read.append(n)
+            yield ask
+
+    replies = ask_all(endless(), Model(), Kept(), limit=2)
+    for _ in range(3):
+        next(replies)
+    time.sleep(0.1)
+    assert len(read) < 20
+    replies.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", [AWAY, EndpointRefused("Too long.", 400), EndpointRefused("Too large.", 413)])
+def test_one_that_fails_is_explained_and_the_others_go_on(error: Exception) -> None:
+    def fate(ask: Ask) -> None:
+        if words(ask) == "ask 3":
+            raise error
+
+    model, told = Model(fate), list[Tally]()
+    replies = {words(r.ask): r for r in ask_all(asks(20), model, Kept(), tell=told.append, gate=quick())}
+    assert len(replies) == 20 and replies["ask 3"].answer is None and replies["ask 3"].reason == str(error)
+    assert (told[-1].new, told[-1].unanswered, told[-1].done) == (19, 1, 20)
+    assert model.asked.count("ask 3") == (4 if error is AWAY else 1), "an outage is waited for, a refusal is not"
+
+
+def test_a_server_that_was_away_for_a_moment_has_answered_in_the_end() -> None:
+    failed: list[str] = []
+
+    def fate(ask: Ask) -> None:
+        if words(ask) not in failed:
+            failed.append(words(ask))
+            raise AWAY
+
+    assert all(reply.answer for reply in ask_all(asks(10), Model(fate), Kept(), gate=quick()))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429])
+def test_a_refusal_that_would_meet_every_request_stops_at_once(status: int) -> None:
+    def fate(ask: Ask) -> None:
+        raise EndpointRefused("No.", status)
+
+    model = Model(fate)
+    with pytest.raises(EndpointRefused, match="No"):
+        list(ask_all(asks(100), model, Kept(), limit=4))
+    assert len(model.asked) <= 8
+
+
+def test_a_server_that_is_away_for_all_is_not_asked_a_thousand_times() -> None:
+    def fate(ask: Ask) -> None:
+        raise AWAY
+
+    model = Model(fate)
+    with pytest.raises(EndpointUnavailable, match=r"20 requests in a row.*is away.*start again"):
+        list(ask_all(asks(1000), model, Kept(), gate=quick(4)))
+    assert len(model.asked) < 200
+
+
+def test_who_stops_begins_nothing_new_and_loses_nothing_paid_for() -> None:
+    kept, model = Kept(), Model(seconds=0.3)
+    started = time.monotonic()
+    replies = list(ask_all(asks(100), model, kept, limit=4, stopped=lambda: bool(model.asked)))
+    assert time.monotonic() - started < 5
+    assert len(kept.answers) == len(model.asked) < 20 and len(replies) <= len(model.asked)
+
+
+def test_a_word_of_progress_may_raise_and_what_is_on_the_wire_is_kept_all_the_same() -> None:
+    kept, model = Kept(), Model(seconds=0.3)
+
+    def tell(tally: Tally) -> None:
+        if model.asked:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(ask_all(asks(100), model, kept, limit=4, tell=tell))
+    assert len(kept.answers) == len(model.asked) == 4
+
+
+def test_a_disk_that_refuses_ends_it_all() -> None:
+    class Full(Kept):
+        def keep_answers(self, answers: Sequence[Answer]) -> None:
+            raise StoreError("The disk is full.")
+
+    model = Model()
+    with pytest.raises(StoreError, match="full"):
+        list(ask_all(asks(100), model, Full(), limit=4))
+    assert len(model.asked) <= 12
+
+
+# Pace
+
+
+def enter(gate: Gate, error: BaseException | None = None) -> None:
+    gate.__enter__()
+    gate.__exit__(type(error), error, None)
+
+
+def test_a_burst_of_429_halves_once_and_answers_let_it_creep_up_to_the_limit() -> None:
+    clock = Clock()
+    gate, busy = Gate(16, clock, clock.wait), EndpointUnavailable("Busy.", 429)
+    for _ in range(5):
+        enter(gate, busy)
+    assert gate.allowed == 8
+    clock.now += 2
+    enter(gate, busy)
+    assert gate.allowed == 4
+    before = gate.allowed
+    enter(gate)
+    assert before < gate.allowed < before + 1
+    for _ in range(500):
+        enter(gate)
+    assert gate.allowed == 16
+
+
+@pytest.mark.parametrize(("status", "wait", "until"), [(429, 7.0, 7.0), (503, 3.0, 3.0), (429, 900.0, 60.0)])
+def test_everybody_waits_for_retry_after(status: int, wait: float, until: float) -> None:
+    clock = Clock()
+    gate = Gate(4, clock, clock.wait)
+    enter(gate, EndpointUnavailable("Later.", status, wait))
+    enter(gate)
+    assert clock.now == pytest.approx(until)
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6s"}, 6.0),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-limit-requests": "60",
+                "x-ratelimit-reset-requests": "1m0s",
+            },
+            1.0,
+        ),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "6s"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "many"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_an_exhausted_allowance_is_waited_for(headers: dict[str, str], pause: float) -> None:
+    clock = Clock()
+    gate = Gate(4, clock, clock.wait)
+    gate.hear(headers)
+    enter(gate)
+    assert clock.now == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1.5", 1.5), ("1h2m", 3720), ("", 0), ("soon", 0)],
+)
+def test_times_as_servers_write_them(text: str, value: float) -> None:
+    assert seconds(text) == pytest.approx(value)
+
+
+# Answers and costs
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [{}, {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": [{"message": "text"}]}, {"error": "x"}],
+)
+def test_a_reply_without_an_answer_is_none(garbage: dict[str, Any]) -> None:
+    with pytest.raises(EndpointUnavailable, match="without an answer"):
+        make_answer(asks(1)[0], garbage)
+
+
+@pytest.mark.parametrize(
+    ("ask", "by_batch", "cached", "cost"),
+    [
+        (Ask("http://x/v1", "gpt-4o-mini", {}), False, 0, 0.0009),
+        (Ask("http://x/v1", "gpt-4o-mini", {}), True, 0, 0.00045),
+        (Ask("http://x/v1", "gpt-4o-mini", {}), False, 1000, 0.00075),
+        (Ask("http://x/v1", "nobody-knows", {}), False, 0, None),
+        (Ask(endpoints.LOCAL, "smollm2", {}), False, 0, 0.0),
+    ],
+)
+def test_what_an_answer_cost(ask: Ask, by_batch: bool, cached: int, cost: float | None) -> None:
+    answer = make_answer(ask, body(cached=cached), by_batch)
+    assert answer.cost == (None if cost is None else pytest.approx(cost))
+
+
+def test_costs_of_now_and_of_before_are_told_apart_and_one_unknown_price_makes_the_sum_unknown() -> None:
+    ask, unknown = asks(1)[0], Ask("http://x/v1", "nobody-knows", {})
+    tally = Tally().counting(Reply(ask, make_answer(ask, body()), is_new=True))
+    tally = tally.counting(Reply(ask, make_answer(ask, body()))).counting(Reply(ask, None, "away"))
+    assert (tally.spent, tally.spent_before) == (pytest.approx(0.0009), pytest.approx(0.0009))
+    assert (tally.new, tally.kept, tally.unanswered) == (1, 1, 1)
+    assert tally.counting(Reply(unknown, make_answer(unknown, body()), is_new=True)).spent is None
+
+
+def test_a_refusal_in_words_is_the_text() -> None:
+    refused = {"choices": [{"message": {"content": None, "refusal": "I can't help with that."}}]}
+    assert make_answer(asks(1)[0], refused).text == "I can't help with that."
+
+
+# A real server
+
+
+def test_against_a_server_with_trouble_every_request_ends_answered_or_explained_and_none_twice() -> None:
+    store = Store()
+    with running(Script(trouble=0.1, hang=5.0, at_once=8)) as server:
+        gate = quick(8)
+        endpoint = endpoints.Endpoint("scripted", server.base_url, "custom")
+        client = endpoints.client(endpoint, timeout=0.5, listen=gate.hear)
+        wanted = [Ask(server.base_url, "gpt-4.1-mini", ask.request) for ask in asks(150)]
+        replies = list(ask_all(wanted, asking.sender(client, store), store, gate=gate))
+        counters = server.state.counters()
+        assert counters["troubles"].keys() >= {"429", "500", "garbage", "timeout"}, "there was trouble of every kind"
+        assert len(replies) == 150 and all(reply.answer or reply.reason for reply in replies)
+        assert sum(reply.answer is not None for reply in replies) >= 148
+        assert max(counters["answered"].values()) == 1 and counters["most_under_way"] <= 8
+        list(ask_all([r.ask for r in replies if r.answer], asking.sender(client, store), store))
+        assert server.state.counters()["asked"] == counters["asked"], "what was answered is not asked again"
+
+
+def test_what_a_model_does_not_accept_is_learned_once() -> None:
+    store = Store()
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    with running() as server:
+        client = server.client()
+        wanted = [Ask(server.base_url, "llama-plain", {**ask.request, "response_format": form}) for ask in asks(20)]
+        assert all(r.answer for r in ask_all(wanted, asking.sender(client, store), store, limit=1))
+        assert server.state.statuses["400"] == 2, "one refusal for json_schema, one for json_object"
+        assert store.get(server.base_url, "llama-plain")

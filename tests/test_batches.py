@@ -1,0 +1,166 @@
+"""The Batch API: submitted once, followed to its end, collected whole or in part."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from drone_ft import batches
+from drone_ft.asking import Ask, ask_all, sender
+from drone_ft.batches import Batch
+from drone_ft.errors import EndpointUnavailable, WorkCancelled
+from drone_ft.store import Store
+from tests.scripted import Script, Server, running
+
+
+def asks(server: Server, count: int = 10) -> list[Ask]:
+    return [
+        Ask(server.base_url, "gpt-4.1-mini", {"messages": [{"role": "user", "content": f"ask {n}"}]})
+        for n in range(count)
+    ]
+
+
+def sent(server: Server, wanted: list[Ask], tag: str = "t") -> tuple[openai.OpenAI, Batch]:
+    client = server.client()
+    return client, batches.submit(client, "".join(batches.lines(wanted, {})), tag)
+
+
+def follow(client: openai.OpenAI, batch: Batch) -> tuple[Batch, list[Batch]]:
+    seen: list[Batch] = []
+    return batches.follow(client, batch.id, seen.append, wait=lambda seconds: None), seen
+
+
+def test_a_batch_is_followed_collected_and_then_nothing_is_left_to_ask() -> None:
+    store = Store()
+    with running() as server:
+        wanted = asks(server)
+        client, batch = sent(server, wanted)
+        over, seen = follow(client, batch)
+        assert over.status == "completed" and (over.done, over.total) == (10, 10) and seen[-1] == over
+        assert batches.collect(client, over, wanted, store) == {}
+        replies = list(ask_all(wanted, sender(client, store), store))
+        assert all(reply.answer and reply.answer.by_batch and not reply.is_new for reply in replies)
+        assert "POST /v1/chat/completions" not in server.state.requests
+
+
+@pytest.mark.parametrize("ending", ["expired", "cancelled"])
+def test_what_an_expired_or_cancelled_batch_had_done_is_kept_and_only_the_rest_is_asked(ending: str) -> None:
+    store = Store()
+    with running(Script(finishes=0.6)) as server:
+        wanted = asks(server)
+        client, batch = sent(server, wanted)
+        if ending == "cancelled":
+            batches.cancel(client, batch.id)
+        over, _ = follow(client, batch)
+        assert over.status == ending
+        reasons = batches.collect(client, over, wanted, store)
+        done = 6 if ending == "expired" else 3
+        assert len(reasons) == 10 - done and all(ending in reason for reason in reasons.values())
+        replies = list(ask_all(wanted, sender(client, store), store))
+        assert all(reply.answer for reply in replies)
+        assert server.state.requests["POST /v1/chat/completions"] == 10 - done
+        assert max(server.state.answered.values()) == 1, "none is paid for twice"
+
+
+def test_single_failures_in_a_batch_have_their_own_reasons() -> None:
+    store = Store()
+    with running(Script(trouble=0.4, seed=3)) as server:
+        wanted = asks(server)
+        client, batch = sent(server, wanted)
+        reasons = batches.collect(client, follow(client, batch)[0], wanted, store)
+        assert 0 < len(reasons) < 10 and all("status 500" in reason for reason in reasons.values())
+        assert sum(store.answer(ask.key) is not None for ask in wanted) == 10 - len(reasons)
+
+
+def test_the_same_work_is_submitted_once_whatever_became_of_the_first_word() -> None:
+    with running() as server:
+        client, first = sent(server, asks(server), "mine")
+        assert batches.find(client, "mine") == first and batches.find(client, "other") is None
+        assert sent(server, asks(server), "mine")[1] == first and len(server.state.batches) == 1
+
+
+@pytest.mark.parametrize(("made", "batches_there"), [(True, 1), (False, 0)])
+def test_a_creation_without_a_word_is_looked_for_never_repeated(
+    made: bool, batches_there: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running() as server:
+        client = server.client()
+        create = client.batches.create
+
+        def lost(**given: Any) -> Any:
+            if made:
+                create(**given)
+            raise openai.APITimeoutError(request=None)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(client.batches, "create", lost)
+        text = "".join(batches.lines(asks(server), {}))
+        if made:
+            assert batches.submit(client, text, "t").id == "batch_1"
+        else:
+            with pytest.raises(EndpointUnavailable):
+                batches.submit(client, text, "t")
+        assert len(server.state.batches) == batches_there
+
+
+def test_who_follows_may_be_stopped_and_the_batch_goes_on() -> None:
+    def tell(batch: Batch) -> None:
+        raise WorkCancelled("stop")
+
+    with running() as server:
+        client, batch = sent(server, asks(server))
+        with pytest.raises(WorkCancelled):
+            batches.follow(client, batch.id, tell)
+        assert follow(client, batch)[0].status == "completed"
+
+
+def test_lines_carry_the_key_and_what_the_model_accepts() -> None:
+    ask = Ask("http://x/v1", "m", {"messages": [], "max_tokens": 5})
+    (line,) = batches.lines([ask, ask], {"max_tokens": "max_completion_tokens"})
+    assert json.loads(line) == {
+        "custom_id": ask.key,
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": [], "max_completion_tokens": 5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("most", "most_bytes", "sizes"),
+    [(10, 1000, [5]), (2, 1000, [2, 2, 1]), (10, 12, [3, 2]), (10, 2, [1] * 5)],
+)
+def test_files_are_as_large_as_the_server_takes_and_no_larger(most: int, most_bytes: int, sizes: list[int]) -> None:
+    lines = [f"ä{n}\n" for n in range(5)]  # four bytes each
+    made = list(batches.parts(iter(lines), most, most_bytes))
+    assert [part.count("\n") for part in made] == sizes and "".join(made) == "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"error": {"message": "too late"}}, "too late"),
+        ({"error": None, "response": {"status_code": 400, "body": {"error": {"message": "bad"}}}}, "(status 400): bad"),
+        ({"error": None, "response": {"status_code": 400, "body": {"error": "bad"}}}, "bad"),
+        ({}, "no reason is given"),
+        ({"response": {"status_code": 200, "body": {"choices": []}}}, "without an answer"),
+        ({"response": {"status_code": 200, "body": "text"}}, "no reason is given"),
+    ],
+)
+def test_lines_without_an_answer_say_why(row: dict[str, Any], reason: str) -> None:
+    class Content:
+        def iter_lines(self) -> list[str]:
+            return ["not json", "[]", json.dumps({"custom_id": ask.key, **row}), json.dumps({"custom_id": "else"})]
+
+    class Files:
+        def content(self, file_id: str) -> Content:
+            return Content()
+
+    class Client:
+        files = Files()
+
+    ask, store = Ask("http://x/v1", "m", {}), Store()
+    done = Batch("b", "completed", output_file="f")
+    reasons = batches.collect(Client(), done, [ask], store)  # type: ignore[arg-type]
+    assert reason in reasons[ask.key] and store.answer(ask.key) is None
