@@ -21,6 +21,7 @@ REJECT = "reject_request"
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NAME_RULE = "1 to 64 letters, digits, underscores or hyphens"
 _SHAPES = 'a list of functions, {"tools": […]} or {"functions": […]}'
+_SUCH_AS = 'such as [{"name": "open_door", "description": "Open a door.", "parameters": {"type": "object"}}]'
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class Call:
             except ValueError as error:
                 raise CatalogError(
                     f"A call's arguments are not JSON: {schema_words.show(arguments)}. "
-                    'Write them as an object, such as {"altitude": 20}.'
+                    'Write them as an object, such as {"door": "front"}.'
                 ) from error
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise CatalogError(
                 f"Not a call: {schema_words.show(data)}. "
-                'Write it as {"name": "takeoff_drone", "arguments": {"altitude": 20}}.'
+                'Write it as {"name": "open_door", "arguments": {"door": "front"}}.'
             )
         return cls(name, arguments)
 
@@ -171,15 +172,40 @@ def _json(text: str, name: str) -> object:
             seen[key] = value
         return seen
 
+    if not text.strip():
+        raise CatalogError(
+            f"The catalog file {name} is empty. Nothing was loaded; a catalog is a list of functions, {_SUCH_AS}."
+        )
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise CatalogError(
-            f"The catalog file {name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
-            "Correct that place and load it again."
-        ) from error
+        raise CatalogError(_not_json(error, name)) from error
     except RecursionError as error:
         raise CatalogError(f"The catalog file {name} is nested too deep to read. Choose another file.") from error
+
+
+def _not_json(error: json.JSONDecodeError, name: str) -> str:
+    """What keeps a text from being JSON: it breaks off, or a place in it is wrong, or it is something else."""
+    where = f"line {error.lineno}, column {error.colno}"
+    if not error.doc.lstrip().startswith(("[", "{")):
+        return (
+            f"The catalog file {name} is not JSON: it starts with {schema_words.show(error.doc.split()[0], 30)}. "
+            f"Nothing was loaded; a catalog is a list of functions, {_SUCH_AS}."
+        )
+    if breaks_off(error):
+        return (
+            f"The catalog file {name} is not complete JSON: it breaks off at {where}. "
+            "Nothing was loaded; copy or save the whole file again."
+        )
+    return (
+        f"The catalog file {name} is not JSON at {where}: {error.msg}. "
+        "Nothing was loaded; correct that place and load it again."
+    )
+
+
+def breaks_off(error: json.JSONDecodeError) -> bool:
+    """Whether a text was JSON up to its very end, as one that was cut off is."""
+    return error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
 
 
 def parse_catalog(data: object, name: str) -> Catalog:
@@ -219,10 +245,10 @@ def _entries(data: object, name: str) -> tuple[list[object], dict[str, Any]]:
     if isinstance(data, dict):
         if "functions" not in data and "tools" not in data:
             found = "an object with " + (", ".join(map(str, data)) or "nothing in it")
-            raise _refusal(where, found, _SHAPES)
+            raise _refusal(where, found, f"{_SHAPES}, {_SUCH_AS}")
         entries = data["functions"] if "functions" in data else data["tools"]
     if not isinstance(entries, list):
-        raise _refusal(where, schema_words.show(entries), _SHAPES)
+        raise _refusal(where, schema_words.show(entries), f"{_SHAPES}, {_SUCH_AS}")
     if not entries:
         raise _refusal(where, "no functions", "at least one")
     return entries, header

@@ -26,19 +26,24 @@ OUTCOME_COLOURS: dict[Outcome, tuple[str, str]] = {
 _MARGIN = {"l": 8, "r": 24, "t": 36, "b": 8}
 
 
-def labels(models: Sequence[str]) -> dict[str, str]:
-    """Short names of the models of a report: the first is the base."""
+def labels(models: Sequence[str], name: Callable[[str], str] = str) -> dict[str, str]:
+    """Short names of the models of a report: the first is the base; a model alone goes by its own `name`."""
+    if len(models) == 1:
+        return {models[0]: name(models[0])}
     names = {models[0]: "Base"} if models else {}
     rest = list(models[1:])
     return names | {model: "Tuned" if len(rest) == 1 else f"Tuned {i}" for i, model in enumerate(rest, 1)}
 
 
-def outcome_bars(report: Report) -> Any:
-    """How the requests were answered: one bar a model, possible requests above impossible ones, in per cent."""
+def outcome_bars(report: Report, name: Callable[[str], str] = str) -> Any:
+    """How the requests were answered: one bar a model, possible requests above impossible ones, in per cent.
+
+    `name` makes a model's id readable.
+    """
     kinds = [(title, rows) for title, rows in _by_kind(report) if rows]
     titles = [f"{title} ({len(rows)})" for title, rows in kinds]
     figure = make_subplots(rows=max(1, len(kinds)), cols=1, subplot_titles=titles or None, vertical_spacing=0.24)
-    names, scores = labels(report.models), {model: report.scores(model) for model in report.models}
+    names, scores = labels(report.models, name), {model: report.scores(model) for model in report.models}
     shown: list[Outcome] = []
     for row, (_, cases) in enumerate(kinds, 1):
         for outcome in Outcome:
@@ -118,14 +123,14 @@ def loss_curve(points: Sequence[dict[str, float | None]]) -> Any:
                     mode=mode if len(known) > 1 else "markers",
                     line={"color": colour, "width": 2.5, "dash": line},
                     marker={"size": 8, "color": colour},
-                    hovertemplate=f"Step %{{x}}: {name.lower()} loss %{{y:.3f}}<extra></extra>",
+                    hovertemplate=f"Step %{{x}}: {name.lower()} error %{{y:.3f}}<extra></extra>",
                 )
             )
     figure.update_layout(
         height=300, margin=_MARGIN, showlegend=True, legend={"orientation": "h", "y": 1.15, "x": 0, "title": None}
     )
     figure.update_xaxes(title="Training step", fixedrange=True)
-    figure.update_yaxes(title="Loss (lower is better)", rangemode="tozero", fixedrange=True)
+    figure.update_yaxes(title="Error (lower is better)", rangemode="tozero", fixedrange=True)
     return figure
 
 
@@ -135,12 +140,14 @@ def _smooth(losses: Sequence[float]) -> list[float]:
     return means
 
 
-def accuracy_by_function(report: Report, title: Callable[[str], str] = str) -> Any:
-    """How often each function was called exactly right, the weakest first; `title` makes a name readable.
+def accuracy_by_function(
+    report: Report, title: Callable[[str], str] = str, model_name: Callable[[str], str] = str
+) -> Any:
+    """How often each function was called exactly right, the weakest first; `title` makes a function's name readable.
 
-    An open dot is the base, a full one the tuned model.
+    An open dot is the base, a full one the tuned model, or one that was asked alone.
     """
-    names = labels(report.models)
+    names = labels(report.models, model_name)
     by_model = {model: report.by_function(model) for model in report.models}
     functions = report.weakest_first()
 
@@ -154,7 +161,7 @@ def accuracy_by_function(report: Report, title: Callable[[str], str] = str) -> A
         figure.add_trace(_track(said(name), known))
     for index, model in enumerate(report.models):
         rows = [(said(name), by_model[model][name]) for name in functions if by_model[model][name][1]]
-        figure.add_trace(_dots(names[model], rows, index == 0))
+        figure.add_trace(_dots(names[model], rows, index == 0 and len(report.models) > 1))
     figure.update_layout(
         height=30 * len(functions) + 100,
         margin=_MARGIN,

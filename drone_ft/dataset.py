@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from drone_ft.catalog import Call, Catalog, parse_catalog, problems
+from drone_ft.catalog import Call, Catalog, breaks_off, parse_catalog, problems
 from drone_ft.errors import CatalogError, DatasetError
 
 Form = Literal["tools", "functions"]
@@ -160,8 +160,9 @@ def from_jsonl(text: str, name: str = "file") -> tuple[list[Example], Catalog]:
     """The examples and the catalog of a JSONL file; DatasetError names the first line and field in trouble."""
     rows, troubles = _read(text, name)
     if troubles:
-        more = f" (lines in trouble besides: {len(troubles) - 1})" if len(troubles) > 1 else ""
-        raise DatasetError(f"{name} was not loaded. {troubles[0]}{more}.")
+        more = f" Lines in trouble besides: {len(troubles) - 1}." if len(troubles) > 1 else ""
+        first = f", {troubles[0]}" if troubles[0].line else f": {troubles[0].message}"
+        raise DatasetError(f"{name}{first.rstrip('.')}. Nothing was added.{more}")
     return [row.example for row in rows], rows[0].catalog
 
 
@@ -199,7 +200,7 @@ def _read(text: str, name: str) -> tuple[list[_Row], list[Trouble]]:
         except _Bad as bad:
             troubles.append(Trouble(number, bad.field, str(bad)))
     if not rows and not troubles:
-        troubles.append(Trouble(0, "whole file", "no examples; each line should be a JSON object with messages"))
+        troubles.append(Trouble(0, "whole file", "it is empty; it should have an example a line, each with messages"))
     return rows, troubles
 
 
@@ -207,7 +208,8 @@ def _read_row(line: str, name: str, catalogs: dict[str, Catalog]) -> _Row:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise _Bad(f"column {error.colno}", f"not JSON ({error.msg}); received {line[:40]!r}") from error
+        what = "the line is not complete JSON, it breaks off" if breaks_off(error) else f"not JSON ({error.msg})"
+        raise _Bad(f"column {error.colno}", f"{what}; received {line[:40]!r}") from error
     if not isinstance(row, dict):
         raise _Bad("whole line", f"expected a JSON object with messages, received {_kind(row)}")
     messages = row.get("messages")

@@ -6,7 +6,8 @@ frame.head(
     "Evaluate", "The model before training (base) and after it (tuned) answer the same unseen requests. Did it help?"
 )
 asking = runs.under_way("evaluate", "demo")
-found = session.store().reports(session.store().catalog().name)
+catalog = session.store().catalog()
+found = session.store().reports(catalog.name)
 if asking:
     runs.watch(asking)
 elif not models.tuned() and not found:
@@ -14,6 +15,6 @@ elif not models.tuned() and not found:
 else:
     evaluating.outcome()
     if models.tuned():
-        evaluating.settings(session.store().catalog(), first=not found)
+        evaluating.settings(catalog, first=not found)
     if found:
-        evaluating.show(evaluating.choose(found))
+        evaluating.show(evaluating.choose(found), catalog)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from drone_ft.ui import example_editor, examples, frame, runs, session
+from drone_ft.ui import composing, example_editor, examples, frame, runs, session
 
 frame.head(
     "Examples",
@@ -10,16 +10,19 @@ frame.head(
 )
 catalog = session.store().catalog()
 every = session.store().examples()
-writing = runs.under_way("write")
+writing = runs.under_way("write", "compose")
 if writing:
     runs.watch(writing)
 elif not examples.failed_writing() and not every:
     examples.empty(catalog)
+if not writing:
+    composing.outcome()
+    composing.offer(catalog)
 if every and not writing:
     examples.summary(every, catalog)
     examples.toolbar(every, catalog)
     wanted = examples.filters(every, catalog)
-    shown = [example for example in every if wanted.keeps(example, catalog.reject)]
+    shown = examples.matching(every, wanted, catalog)
     st.caption(f"{len(shown):,} of {len(every):,} shown")
     above = st.container()  # what can be done stands in sight, not below the table
     selected = examples.table(shown, catalog)

@@ -4,7 +4,7 @@ from drone_ft.ui import frame, models, playing, session
 
 frame.head(
     "Playground",
-    "Say one command in your own words and see what each model makes of it. Nothing flies: calls are only shown.",
+    "Say one command in your own words and see what each model makes of it. Calls are only shown, never carried out.",
 )
 catalog = session.store().catalog()
 if not models.tuned():

@@ -109,7 +109,7 @@ def test_reject_function_is_found_or_named_or_none() -> None:
 
 MALFORMED: list[tuple[str, Any, list[str]]] = [
     ("not a list", "fly", ["'fly'", "a list of functions"]),
-    ("unknown object", {"calls": []}, ["calls", "a list of functions"]),
+    ("unknown object", {"calls": []}, ["calls", "a list of functions", '"name": "open_door"']),
     ("no functions", [], ["no functions", "at least one"]),
     ("functions not a list", {"functions": {"fly": FLY}}, ["a list of functions"]),
     ("function not an object", [FLY, "land"], ["number 2", "'land'", "an object with name"]),
@@ -206,10 +206,13 @@ def test_malformed_catalog_gets_one_error_that_names_the_place(data: Any, words:
             ["'name' twice", "'fly'", "'land'"],
         ),
         ('[{"name": "fly", "description": "Höhe"}]'.encode("latin-1"), ["not UTF-8", "0xf6"]),
-        (b"", ["line 1, column 1"]),
+        (b"", ["is empty", '"name": "open_door"', "Nothing was loaded"]),
+        (b'[{"name": "fly",\n  "description": "x"}', ["not complete", "line 2, column 22", "Nothing was loaded"]),
+        (b'[{"name": "fl', ["not complete", "line 1, column 11"]),
+        (b"hello world", ["starts with 'hello'", '"name": "open_door"']),
         (b"[" * 200_000, ["too deep"]),
     ],
-    ids=["broken JSON", "key twice", "latin-1", "empty", "deep"],
+    ids=["broken JSON", "key twice", "latin-1", "empty", "cut off", "cut off in text", "not JSON at all", "deep"],
 )
 def test_unreadable_file_says_where(tmp_path: Path, content: bytes, words: list[str]) -> None:
     (tmp_path / "bad.json").write_bytes(content)

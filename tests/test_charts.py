@@ -95,3 +95,10 @@ def test_a_long_training_loss_is_drawn_smoothed_and_ends_where_the_last_ones_are
 def test_counts_that_differ_a_lot_are_drawn_on_a_logarithmic_axis():
     assert charts.calls_per_function({"a": 3, "b": 4}).layout.xaxis.type == "linear"
     assert charts.calls_per_function({"a": 1, "b": 10**12}).layout.xaxis.type == "log"
+
+
+def test_a_model_asked_alone_goes_by_its_own_name():
+    alone = report([LAND, REJECT], tuned=[LAND, REJECT])
+    assert {y for trace in charts.outcome_bars(alone, str.upper).data for y in trace.y} == {"TUNED"}
+    named = [trace.name for trace in charts.accuracy_by_function(alone, model_name=str.upper).data if trace.name]
+    assert named == ["TUNED"]

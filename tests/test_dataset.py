@@ -112,7 +112,9 @@ def calling(name: str = "takeoff_drone", arguments: object = '{"altitude": 10}')
 @pytest.mark.parametrize(
     ("line", "field", "words"),
     [
-        ('{"messages": [', "column 15", "not JSON"),
+        ('{"messages": [', "column 15", "not complete JSON, it breaks off"),
+        ('{"messages": ["hi', "column 15", "not complete JSON, it breaks off"),
+        ('{"messages" []}', "column 13", "not JSON"),
         ("[1, 2]", "whole line", "a list of 2"),
         ({"tools": []}, "messages", "nothing"),
         ({"messages": [], "tools": []}, "messages", "a list of 0"),
@@ -146,12 +148,13 @@ def test_trouble_names_line_and_field(line: object, field: str, words: str) -> N
     troubles = dataset.check_jsonl(text)
     assert [(t.line, t.field) for t in troubles if t.line] == [(3, field)]
     assert words in troubles[0].message
-    with pytest.raises(DatasetError, match="line 3"):
+    with pytest.raises(DatasetError, match=r"line 3.*Nothing was added\.$") as caught:
         dataset.from_jsonl(text)
+    assert ".." not in str(caught.value) and ".)." not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "no examples"), ("\n \n", "no examples"), (json.dumps(good_line()), "at least 10")]
+    ("text", "words"), [("", "it is empty"), ("\n \n", "it is empty"), (json.dumps(good_line()), "at least 10")]
 )
 def test_a_file_too_small_to_train_on_is_named(text: str, words: str) -> None:
     assert words in str(dataset.check_jsonl(text)[0])

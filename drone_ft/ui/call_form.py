@@ -130,16 +130,14 @@ def _number(label: str, schema: Schema, before: Any, key: str, hint: str | None)
     kind: Any = int if whole else float
     low, high = schema.get("minimum"), schema.get("maximum")
     value = kind(before) if isinstance(before, int | float) and not isinstance(before, bool) else None
-    # A value outside the bounds must be shown to be mended, and the widget refuses to start outside its own.
-    fits = value is None or ((low is None or value >= low) and (high is None or value <= high))
     # Set as state, not as the default: a field with a default cannot be emptied again.
     st.session_state.setdefault(key, value)
+    # The bounds are only said, and checked on saving: a widget that knows them keeps a wrong number to itself, and
+    # what is saved is the number before.
     entered = st.number_input(
-        f"{label}, {_range(low, high)}" if fits and (low is not None or high is not None) else label,
-        kind(low) if low is not None and fits else None,
-        kind(high) if high is not None and fits else None,
-        None,
-        step=1 if whole else 0.1,
+        f"{label}, {_range(low, high)}" if low is not None or high is not None else label,
+        value=None,
+        step=kind(1 if whole else 0.1),
         format="%d" if whole else "%.10g",
         key=key,
         help=hint,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from drone_ft.catalog import Catalog, Function, default_catalog, parse_text, read_catalog
+from drone_ft.catalog import REJECT, Catalog, Function, default_catalog, parse_catalog, parse_text, read_catalog
 from drone_ft.errors import CatalogError
 from drone_ft.ui import frame, parameters, session, words
 
@@ -25,16 +25,42 @@ def overview(catalog: Catalog) -> None:
     st.markdown(f"**{words.escape(words.title(catalog.name))}** holds {commands} {rejecting}.")
     if not catalog.reject:
         st.warning(
-            "Without a function for impossible requests the model has to call something every time. "
-            "Add one named reject_request to teach it to say no.",
+            "Without a function for impossible requests the model has to call something every time, even where nothing "
+            f"fits. With one more function, {REJECT}, it can learn to say no.",
             icon=":material/warning:",
         )
+        if REJECT not in [function.name for function in catalog.functions] and st.button(
+            "Add a way to say no", icon=":material/block:", key="catalog.reject"
+        ):
+            _teach_no(catalog)
     with st.expander("What the model is told before every request", icon=":material/chat:"):
         st.markdown(
             words.escape(catalog.system_prompt)
             if catalog.system_prompt
             else "Nothing: this catalog has no instructions."
         )
+
+
+def with_reject(catalog: Catalog) -> Catalog:
+    """The catalog with a function for impossible requests, and instructions that tell when to call it."""
+    functions = [function.to_json() for function in catalog.functions]
+    reject = default_catalog().function(REJECT)
+    before = parse_catalog(functions, catalog.name).system_prompt
+    after = parse_catalog([*functions, reject.to_json()], catalog.name).system_prompt
+    prompt = f"{catalog.system_prompt}{after.removeprefix(before)}".strip()
+    return Catalog(catalog.name, prompt, (*catalog.functions, reject), REJECT)
+
+
+def _teach_no(catalog: Catalog) -> None:
+    """Load the catalog with a way to say no; its examples come along, its models and reports stay with the old one."""
+    here = session.store().examples()
+    new = session.store().set_catalog(with_reject(catalog))
+    if here:
+        session.store().replace_examples(here, new.name)
+    frame.notify(
+        f"{words.title(new.name)} is loaded, with a way to say no. Next, add impossible requests on the examples page."
+    )
+    st.rerun()
 
 
 def loader(catalog: Catalog) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import evaluation, pipeline
+from drone_ft import endpoints, evaluation, pipeline
 from drone_ft.catalog import Catalog
 from drone_ft.errors import DatasetError
 from drone_ft.evaluation import Report
 from drone_ft.ui import frame, models, reports, runs, session
+
+_REPORT = "evaluating.report"
 
 
 def empty() -> None:
@@ -20,26 +22,34 @@ def empty() -> None:
         ":material/balance:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
-        if st.button("Fine-tune a model", type="primary", icon=":material/model_training:", key="evaluating.tune"):
-            st.switch_page("pages/fine_tune.py")
+        models.first_step("evaluating.tune", type="primary")
         if st.button("Run the demo instead", key="evaluating.demo"):
             st.switch_page("pages/home.py")
 
 
 def settings(catalog: Catalog, first: bool) -> None:
     """Base, tuned and the requests to ask, and the button that asks them; folded away under a report."""
-    tuned, sets = models.tuned(), cases(catalog)
-    again = "Ask again, other models or other requests"
+    tuned, bases, sets = models.tuned(), models.bases(), cases(catalog)
+    again, best = "Compare other models or requests", next(iter(sets), "")
     with st.container(border=True) if first else st.expander(again, icon=":material/refresh:"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.selectbox("Base model", models.bases(), format_func=models.name, key="evaluating.base", width=260)
+            st.selectbox(
+                "Base model",
+                bases,
+                format_func=models.name,
+                key="evaluating.base",
+                width=260,
+                help=models.identities(bases),
+            )
             model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=260)
             st.selectbox(
                 "Requests",
                 list(sets),
                 key="evaluating.cases",
-                width=360,
-                format_func=lambda n: f"{reports.requests_title(n)} ({sets[n]})",
+                width=500,
+                format_func=lambda n: (
+                    f"{reports.requests_title(n)} ({sets[n]:,}{', recommended' if n == best and len(sets) > 1 else ''})"
+                ),
             )
         if not sets:
             st.info(
@@ -49,13 +59,20 @@ def settings(catalog: Catalog, first: bool) -> None:
         st.caption("Both models are sent the same instructions, functions and requests.")
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
         runs.start_button(
-            "Ask both models", "evaluate", _chosen, "evaluating.start", disabled=not sets or not model, **look
+            "Ask both models", "evaluate", _chosen, "evaluating.start", _keys, disabled=not sets or not model, **look
         )
 
 
 def _chosen() -> dict[str, Any]:
     now = st.session_state
-    return {"models": [now["evaluating.base"], now["evaluating.tuned"]], "cases": now["evaluating.cases"]}
+    asked = [now["evaluating.base"], now["evaluating.tuned"]]
+    places = [models.place_of(model) for model in asked]
+    hosted = {"places": places} if set(places) != {endpoints.LOCAL} else {}
+    return {"models": asked, "cases": now["evaluating.cases"], **hosted}
+
+
+def _keys() -> dict[str, str]:
+    return models.environment(st.session_state["evaluating.base"], st.session_state["evaluating.tuned"])
 
 
 def cases(catalog: Catalog) -> dict[str, int]:
@@ -74,18 +91,28 @@ def choose(found: list[Report]) -> Report:
     """The report to show: the newest, or another one chosen."""
     if len(found) == 1:
         return found[0]
-    number = st.selectbox(
-        "Report", range(len(found)), format_func=lambda i: reports.label(found[i]), key="evaluating.report"
-    )
-    return found[number or 0]
+    by_id = {report.id: report for report in found}
+    if st.session_state.get(_REPORT) not in by_id:
+        st.session_state[_REPORT] = found[0].id
+    chosen = st.selectbox("Report", list(by_id), format_func=lambda id: reports.label(by_id[id]), key=_REPORT)
+    return by_id[chosen]
 
 
-def show(report: Report) -> None:
+def go_to(report: Report) -> None:
+    """Go to the evaluate page and show this report there, the tuned model's mistakes first."""
+    st.session_state[_REPORT] = report.id
+    if reports.is_ever_wrong(report):
+        st.session_state[reports.kinds_key(report)] = [reports.TUNED_WRONG]
+    st.switch_page("pages/evaluate.py")
+
+
+def show(report: Report, catalog: Catalog) -> None:
     """A whole report, the verdict first."""
     reports.verdict(report)
     reports.figures(report)
     reports.bars(report)
     reports.mistakes(report)
+    reports.more_examples(report, catalog)
     reports.by_function(report)
     reports.every_answer(report)
     reports.download(report)
@@ -95,4 +122,4 @@ def outcome() -> None:
     """Why the newest evaluation stopped, if it did."""
     last = runs.latest("evaluate")
     if last and last.status in ("failed", "cancelled"):
-        runs.stopped(last)
+        runs.stopped(last, lambda: models.environment(*last.settings.get("models", ())))

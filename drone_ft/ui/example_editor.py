@@ -10,22 +10,26 @@ from drone_ft import dataset
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.dataset import Example
 from drone_ft.ui import call_form, frame, session, words
-from drone_ft.ui.examples import ADDING, ORIGINS, SETS
+from drone_ft.ui import examples as page
+from drone_ft.ui.examples import ADDING, EDITING, ORIGINS, SETS, START
 
-EDITING = "examples.editing"
 DRAFT = "A draft stays in the list, but no model is trained on it until you approve it."
 
 
 def panel(selected: list[Example], examples: list[Example], catalog: Catalog) -> None:
-    """What can be done with the selection: edit one, approve or remove several, or add a new one."""
+    """What can be done with the selection: edit one, approve or remove several, or add a new one.
+
+    An editor stays open until it is saved or closed, whatever is ticked meanwhile.
+    """
+    edited = page.edited(examples)
     if st.session_state.get(ADDING):
         with st.container(border=True):
             st.subheader("New example", anchor=False)
             _editor(None, examples, catalog)
-    elif len(selected) == 1 and st.session_state.get(EDITING) == selected[0].id:
+    elif edited is not None:
         with st.container(border=True):
             st.subheader("Edit this example", anchor=False)
-            _editor(selected[0], examples, catalog)
+            _editor(edited, examples, catalog)
     else:
         _bar(selected)
 
@@ -34,7 +38,7 @@ def _bar(selected: list[Example]) -> None:
     """One line, whatever is ticked: the table below it must not move under the hand that ticks."""
     with st.container(border=True, horizontal=True, vertical_alignment="center", height=74):
         if not selected:
-            st.caption("Tick a row to edit it; tick several to approve them, mark them as drafts or remove them.")
+            st.caption("Tick a row, then press Edit. Tick several to approve them, mark them as drafts or remove them.")
             return
         st.markdown(f"**{words.count(len(selected), 'example')} ticked**", width="content")
         if len(selected) == 1 and st.button("Edit", type="primary", icon=":material/edit:", key="examples.edit"):
@@ -80,13 +84,12 @@ def _remove(selected: list[Example]) -> None:
 def _editor(example: Example | None, examples: list[Example], catalog: Catalog) -> None:
     """Fields for one example, and the buttons to save, approve, remove or close."""
     key = f"examples.edit.{example.id if example else 'new'}"
+    begun: tuple[str, Call | None] = st.session_state.get(START) or ("", None)
+    start = (example.prompt, example.call) if example else begun
     left, right = st.columns(2)
     with left:
         prompt = st.text_area(
-            "A person says",
-            example.prompt if example else "",
-            key=f"{key}.prompt",
-            placeholder="Take off to twenty metres",
+            "A person says", start[0], key=f"{key}.prompt", placeholder="Write it as a person would say it."
         )
         if example:
             st.caption(
@@ -94,10 +97,9 @@ def _editor(example: Example | None, examples: list[Example], catalog: Catalog) 
                 f"Written by: {ORIGINS.get(example.origin, example.origin)}."
             )
     with right:
-        call = call_form.edit(catalog, example.call if example else None, key)
+        call = call_form.edit(catalog, start[1], key)
     with st.container(horizontal=True):
-        if st.button("Save", type="primary", icon=":material/save:", key=f"{key}.save"):
-            _save(example, prompt or "", call, examples, catalog)
+        saving = st.button("Save", type="primary", icon=":material/save:", key=f"{key}.save")
         if example and example.status == "draft":
             if st.button("Approve as it is", icon=":material/check:", key=f"{key}.approve"):
                 _mark([example], "approved")
@@ -108,6 +110,8 @@ def _editor(example: Example | None, examples: list[Example], catalog: Catalog) 
         if st.button("Close", key=f"{key}.close"):
             _close()
             st.rerun()
+    if saving:
+        _save(example, prompt or "", call, examples, catalog)
     if call is not None:
         with st.expander("As JSON", icon=":material/data_object:"):
             st.json(call.to_json())
@@ -124,7 +128,7 @@ def _save(example: Example | None, prompt: str, call: Call | None, examples: lis
         return
     wrong = problems(catalog, call)
     if wrong:
-        st.error(f"Not saved yet: {words.escape('; '.join(wrong))}.", icon=":material/error:")
+        st.error(f"Not saved: {words.escape('; '.join(wrong))}. Correct it, then save.", icon=":material/error:")
         return
     new = _changed(example, words_given, call, examples)
     if new.id != (example.id if example else None) and any(e.id == new.id for e in examples):
@@ -135,12 +139,15 @@ def _save(example: Example | None, prompt: str, call: Call | None, examples: lis
         return
     session.store().save_example(new, example.id if example else None)
     _close()
-    frame.notify("Saved.")
+    if example is None:
+        page.added(new.id)
+    used = f" for {SETS[new.split].lower()}" if new.split in ("train", "test") else ""
+    frame.notify(f"Saved{used}." + ("" if example else " It stands first in the table."))
     st.rerun()
 
 
 def _close() -> None:
-    st.session_state[ADDING], st.session_state[EDITING] = False, None
+    st.session_state[ADDING], st.session_state[EDITING], st.session_state[START] = False, None, None
 
 
 def _changed(example: Example | None, prompt: str, call: Call, examples: list[Example]) -> Example:

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from drone_ft import dataset
-from drone_ft.catalog import Catalog, problems
+from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.dataset import Example
 from drone_ft.errors import DatasetError
 from drone_ft.ui import frame, runs, session, words
@@ -18,6 +18,11 @@ SETS = {"train": "Training", "test": "Testing", None: "Not assigned"}
 ORIGINS = {"phrasebook": "Phrasebook", "plain": "Plain wording", "person": "You", "file": "A file"}
 STATUSES = {"approved": "Approved", "draft": "Draft"}
 ADDING = "examples.adding"
+EDITING = "examples.editing"  # the id of the example in the editor, whatever is ticked meanwhile
+START = "examples.start"  # words and call that a new example begins with
+SAVED = "examples.saved"  # the id of the one added last, which stands first in the table
+_ADDED = "examples.added"
+_FILTERS = {name: f"examples.{name}" for name in ("text", "function", "kind", "split", "status", "origin")}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Filter:
     kind: str | None = None
     split: str | None = None
     status: str | None = None
+    origin: str | None = None
 
     def keeps(self, example: Example, reject: str | None) -> bool:
         """Whether an example passes."""
@@ -39,7 +45,39 @@ class Filter:
             and self.kind in (None, "Impossible" if impossible else "Possible")
             and self.split in (None, SETS.get(example.split))
             and self.status in (None, STATUSES.get(example.status, example.status))
+            and self.origin in (None, ORIGINS.get(example.origin, example.origin))
         )
+
+
+def narrow(function: str | None, kind: str | None = None) -> None:
+    """Have the table, when it is shown next, narrowed to a function or a kind and to nothing else."""
+    for key in _FILTERS.values():
+        st.session_state[key] = None
+    st.session_state[_FILTERS["text"]] = ""
+    st.session_state[_FILTERS["function"]], st.session_state[_FILTERS["kind"]] = function, kind
+
+
+def begin(prompt: str, call: Call | None) -> None:
+    """Go to the examples page with the form for a new example open and begun."""
+    st.session_state[ADDING], st.session_state[EDITING], st.session_state[START] = True, None, (prompt, call)
+    st.switch_page("pages/examples.py")
+
+
+def added(id: str) -> None:
+    """An example was added: it is to stand first in the table, with no filter in its way."""
+    st.session_state[SAVED], st.session_state[_ADDED] = id, True
+
+
+def edited(examples: list[Example]) -> Example | None:
+    """The example that stands in the editor."""
+    wanted = st.session_state.get(EDITING)
+    return next((example for example in examples if example.id == wanted), None)
+
+
+def matching(examples: list[Example], wanted: Filter, catalog: Catalog) -> list[Example]:
+    """The examples that pass the filter, the one added last before all others."""
+    last = st.session_state.get(SAVED)
+    return sorted((e for e in examples if wanted.keeps(e, catalog.reject)), key=lambda e: e.id != last)
 
 
 def empty(catalog: Catalog) -> None:
@@ -94,7 +132,14 @@ def _named(functions: list[str]) -> str:
 def toolbar(examples: list[Example], catalog: Catalog) -> None:
     """Add, write anew, undo, load and download."""
     with st.container(horizontal=True):
-        if st.button("Add an example", icon=":material/add:", key="examples.add"):
+        busy = edited(examples) is not None
+        if st.button(
+            "Add an example",
+            icon=":material/add:",
+            key="examples.add",
+            disabled=busy,
+            help="First save or close the one you are editing." if busy else None,
+        ):
             st.session_state[ADDING] = True
         load(catalog)
         _download(examples, catalog)
@@ -122,7 +167,7 @@ def load(catalog: Catalog) -> None:
     """Add examples from a JSONL file."""
     with st.popover("Load a file", icon=":material/upload_file:"):
         file = st.file_uploader(
-            "JSONL file",
+            "File of examples (JSONL)",
             type=["jsonl", "json", "txt"],
             key="examples.file",
             help="One conversation a line, as OpenAI's fine-tuning takes it, with tools or the older functions.",
@@ -158,31 +203,52 @@ def _read(data: bytes, name: str, catalog: Catalog) -> list[Example]:
         wrong = problems(catalog, example.call)
         if wrong:
             raise DatasetError(
-                f"{name} was not loaded: example {number} does not fit this catalog ({wrong[0]}). "
-                "Load its catalog first."
+                f"{name} was not loaded: example {number} does not fit this catalog. "
+                f"{words.first_up(wrong[0]).rstrip('.')}. Load its catalog first, or correct the file."
             )
     return list({example.id: example for example in found}.values())
 
 
 def filters(examples: list[Example], catalog: Catalog) -> Filter:
-    """The filter row."""
+    """The filter row; it is as it was left when one comes back to the page."""
+    if st.session_state.pop(_ADDED, False):
+        narrow(None)
     functions = [name for name in dict.fromkeys(e.call.name for e in examples) if name != catalog.reject]
+    origins = list(dict.fromkeys(ORIGINS.get(e.origin, e.origin) for e in examples))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Words", type="search", key="examples.text", placeholder="Search the words", width=200)
-        function = st.selectbox(
-            "Function",
-            functions,
-            None,
-            format_func=words.title,
-            key="examples.function",
-            placeholder="All functions",
-            width=190,
+        text = st.text_input(
+            "Words",
+            type="search",
+            key=_FILTERS["text"],
+            placeholder="Search",
+            width=155,
+            persist_state="session",
         )
-        kind = st.segmented_control("Kind", ["Possible", "Impossible"], key="examples.kind")
-        split = st.segmented_control("Used for", ["Training", "Testing"], key="examples.split")
+        function = _one_of("Function", functions, "function", "All functions", 180)
+        kind = _one_of("Kind", ["Possible", "Impossible"], "kind", "Both", 145)
+        split = _one_of("Used for", ["Training", "Testing"], "split", "Both", 130)
         drafts = any(e.status == "draft" for e in examples)
-        status = st.segmented_control("State", list(STATUSES.values()), key="examples.status") if drafts else None
-    return Filter(text or "", function, kind, split, status)
+        status = _one_of("State", list(STATUSES.values()), "status", "Both", 140) if drafts else None
+        origin = _one_of("Written by", origins, "origin", "Anybody", 145) if len(origins) > 1 else None
+    return Filter(text or "", function, kind, split, status, origin)
+
+
+def _one_of(label: str, options: list[str], name: str, placeholder: str, width: int) -> str | None:
+    """One choice of the filter row, or none; a choice that is no longer offered is forgotten."""
+    key = _FILTERS[name]
+    if st.session_state.get(key) not in options:
+        st.session_state[key] = None
+    chosen: str | None = st.selectbox(
+        label,
+        options,
+        None,
+        format_func=words.title if name == "function" else str,
+        key=key,
+        placeholder=placeholder,
+        width=width,
+        persist_state="session",
+    )
+    return chosen
 
 
 def table(shown: list[Example], catalog: Catalog) -> list[Example]:
@@ -205,7 +271,7 @@ def table(shown: list[Example], catalog: Catalog) -> list[Example]:
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        height=430,
+        height=430 if len(shown) > 11 else "content",
         column_config={
             "Words": st.column_config.TextColumn(width=340),
             "Call": st.column_config.TextColumn(width=250),

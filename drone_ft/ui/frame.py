@@ -74,6 +74,14 @@ def pages() -> dict[str, list[Any]]:
                 help="Type one request and see both models answer it.",
             ),
         ],
+        "More": [
+            st.Page(
+                "pages/settings.py",
+                title="Settings",
+                icon=":material/settings:",
+                help="Where models live: this computer, OpenAI, Azure, servers of your own; and their keys.",
+            ),
+        ],
     }
 
 
@@ -94,7 +102,7 @@ def sidebar() -> None:
     with st.sidebar:
         catalog = session.store().catalog()
         st.caption(f"Catalog: {words.title(catalog.name)}, {words.count(len(catalog.callable_functions), 'function')}")
-        st.caption(":material/lock: Models and data stay on this computer.")
+        st.caption(":material/lock: Everything stays on this computer, unless you choose a hosted model.")
 
 
 def head(title: str, caption: str) -> None:

@@ -12,7 +12,7 @@ from drone_ft import dataset, permutations, pipeline, synthesis, work
 from drone_ft.catalog import default_catalog
 from drone_ft.dataset import Example
 from drone_ft.evaluation import Report
-from drone_ft.ui import models, reports, runs, session, words
+from drone_ft.ui import evaluating, models, reports, runs, session, words
 
 DEMO: dict[str, Any] = {"epochs": None, "seed": 0}
 
@@ -87,6 +87,7 @@ def demo(stops: list[Stop]) -> None:
         report = newest_report()
         if report:
             _verdict("The last verdict", report)
+            _see(report)
 
 
 def next_step(stops: list[Stop]) -> None:
@@ -108,8 +109,12 @@ def next_step(stops: list[Stop]) -> None:
 
 
 def newest_report() -> Report | None:
-    """The newest evaluation report of the loaded catalog."""
-    return session.store().latest_report(session.store().catalog().name)
+    """The newest report of the loaded catalog that compares two models; one of a single model is no verdict."""
+    catalog = session.store().catalog().name
+    newest = session.store().latest_report(catalog)
+    if newest is None or len(newest.models) > 1:
+        return newest
+    return next((report for report in session.store().reports(catalog) if len(report.models) > 1), None)
 
 
 def _offer(look: str) -> None:
@@ -140,20 +145,18 @@ def _written() -> int:
 
 
 def _done(run: work.Run) -> None:
-    report = session.store().report(run.result.get("report_id", ""))
-    if report and report.catalog not in ("", session.store().catalog().name):
-        _start("Run the drone demo again", "secondary")
-        return
-    if report is None:
+    report, own = newest_report(), run.result.get("report_id", "")
+    here = session.store().catalog().name == default_catalog().name
+    if report:
+        _verdict("The demo's verdict" if report.id == own else "The last verdict", report)
+    elif here:
         st.info(
             "The demo has finished, but its report was removed. Run it again to get a new one.", icon=":material/info:"
         )
-    else:
-        _verdict("The demo's verdict", report)
-    with st.container(horizontal=True):
-        if report is not None and st.button("See every answer", icon=":material/balance:", key="home.evaluate"):
-            st.switch_page("pages/evaluate.py")
-        _start("Run the demo again", "secondary")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if report:
+            _see(report)
+        _start("Run the demo again" if here else "Run the drone demo again", "secondary")
 
 
 def _verdict(title: str, report: Report) -> None:
@@ -162,6 +165,11 @@ def _verdict(title: str, report: Report) -> None:
     reports.figures(report)
     reports.bars(report)
     reports.mistakes(report)
+
+
+def _see(report: Report) -> None:
+    if st.button("See every answer", icon=":material/balance:", key="home.evaluate"):
+        evaluating.go_to(report)
 
 
 def _start(label: str, look: str) -> None:
@@ -184,7 +192,7 @@ def _words(examples: list[Example], reject: str | None) -> str:
     if not examples:
         return "none written yet"
     impossible = sum(e.call.name == reject for e in examples)
-    return f"{len(examples):,} written, {impossible:,} of them impossible"
+    return f"{len(examples):,} written" + (f", {impossible:,} impossible" if impossible else "")
 
 
 def _score(report: Report | None) -> str:
@@ -192,6 +200,6 @@ def _score(report: Report | None) -> str:
         return "not measured yet"
     _, tuned = reports.pair(report)
     right, rejected = report.possible(tuned), report.impossible(tuned)
-    said = [f"{reports.percent(right)} of possible requests right"] if right[1] else []
-    said += [f"{reports.percent(rejected)} of impossible ones rejected"] if rejected[1] else []
+    said = [f"{reports.percent(right)} done right"] if right[1] else []
+    said += [f"{reports.percent(rejected)} rightly refused"] if rejected[1] else []
     return ", ".join(said)

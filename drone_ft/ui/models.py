@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
+from typing import Any
 
-from drone_ft import endpoints, fine_tuning
+import openai
+import streamlit as st
+
+from drone_ft import endpoints, fine_tuning, pipeline, probing
+from drone_ft.endpoints import Endpoint
 from drone_ft.errors import EndpointError
 from drone_ft.ui import session, words
 
 # Stands for the local server's own model while the server sleeps and cannot tell its name.
 ITS_OWN = ""
+DEFAULT = "smollm2-135m-instruct"
+PLAIN_NAMES = {DEFAULT: "SmolLM2 135M (this computer)"}
 # Measured with the default data on 2 cores; used until a training on this computer tells better.
 SECONDS_PER_EXAMPLE_AND_EPOCH = 0.07
 
@@ -21,7 +29,58 @@ def bases() -> list[str]:
         listed = [model.id for model in endpoints.translated(client.models.list).data]
     except EndpointError:
         listed = []
-    return [model for model in listed if not model.startswith("ft:")] or [ITS_OWN]
+    here = [model for model in listed if not model.startswith("ft:")] or [ITS_OWN]
+    return list(dict.fromkeys([*here, *(job.model for job in jobs() if job.endpoint != endpoints.LOCAL), *_tested()]))
+
+
+def _tested() -> list[str]:
+    """Models of the endpoints that were tested in this tab."""
+    return [model for name, probe in session.probes().items() if name != endpoints.LOCAL for model in probe.chat]
+
+
+def place_of(model: str) -> str:
+    """The name of the endpoint where a model is."""
+    for job in session.store().jobs():
+        if job.endpoint != endpoints.LOCAL and model in (job.tuned_model, job.model):
+            return job.endpoint
+    found = [n for n, probe in session.probes().items() if n != endpoints.LOCAL and model in probe.chat]
+    return found[0] if found else endpoints.LOCAL
+
+
+def client(model: str) -> openai.OpenAI:
+    """A client of the endpoint where a model is; this computer's server is started if need be."""
+    place = place_of(model)
+    return session.client(endpoints.local_endpoint() if place == endpoints.LOCAL else session.endpoint(place))
+
+
+def environment(*asked: str) -> dict[str, str]:
+    """The keys that a process of ours needs to ask these models."""
+    return {k: v for model in asked for k, v in session.environment(session.endpoint(place_of(model))).items()}
+
+
+def choice(endpoint: Endpoint, key: str) -> str:
+    """A field to choose one of an endpoint's models, or to type its name; "" until there is one."""
+    if endpoint.is_local:
+        found = [model for model in bases() if place_of(model) == endpoints.LOCAL]
+        about = (
+            f"{identities(found)} To use another one, start the app with DRONE_FT_MODEL set to its folder or hub id."
+        )
+        return str(st.selectbox("Model", found, format_func=name, key=f"{key}.local", width=300, help=about))
+    if endpoint.name not in session.probes() and (session.key(endpoint) or endpoint.kind == "custom"):
+        with st.spinner(f"Asking {words.escape(endpoint.name)} for its models …"):
+            session.probes()[endpoint.name] = probing.probe(endpoint, session.key(endpoint))
+    known = session.probes().get(endpoint.name)
+    chosen = st.selectbox(
+        "Model",
+        list(known.chat) if known else [],
+        index=0 if known and known.chat else None,
+        key=f"{key}.{endpoint.name}.{bool(known and known.chat)}",
+        accept_new_options=True,
+        placeholder="Choose one, or type its name",
+        width=300,
+        help="The models this place lists. Another one it has can be typed.",
+    )
+    return str(chosen or "")
 
 
 def jobs() -> list[fine_tuning.Job]:
@@ -32,15 +91,43 @@ def jobs() -> list[fine_tuning.Job]:
 def tuned() -> dict[str, str]:
     """Tuned models, the newest first, each with its name: drone-demo, 23 Nov 14:05."""
     done = [job for job in jobs() if job.status == "succeeded" and job.tuned_model]
-    return {str(job.tuned_model): f"{job.suffix or 'tuned'}, {moment(job.finished or job.created)}" for job in done}
+    return {
+        str(job.tuned_model): f"{job.suffix or 'tuned'}, {moment(job.finished or job.created)}"
+        + ("" if job.endpoint == endpoints.LOCAL else f" ({job.endpoint})")
+        for job in done
+    }
 
 
 def name(model: str) -> str:
-    """A model's name for people, wherever it comes from."""
-    if model == ITS_OWN:
-        return "This computer's base model"
+    """A model's name for people, wherever it comes from; the same one whether the server runs or sleeps."""
+    model = identity(model)
     parts = model.split(":")
-    return tuned().get(model) or (f"{parts[3] or 'tuned'} ({parts[-1]})" if len(parts) > 4 else model)
+    if len(parts) > 4:
+        return tuned().get(model) or f"{parts[3] or 'tuned'} ({parts[-1]})"
+    place = place_of(model)
+    return PLAIN_NAMES.get(model, model) if place == endpoints.LOCAL else f"{model} ({place})"
+
+
+def identity(model: str) -> str:
+    """A model's id, as an OpenAI client names it; that of this computer's own model even while its server sleeps."""
+    if model != ITS_OWN:
+        return model
+    chosen = os.environ.get("DRONE_FT_MODEL", "").rstrip("/").rsplit("/", 1)[-1]
+    return chosen.lower().removesuffix(".gguf") or DEFAULT
+
+
+def identities(found: list[str]) -> str:
+    """A hint beside a choice of models: their ids."""
+    return f"For an OpenAI client: {words.listed([identity(model) for model in found], 'and')}."
+
+
+def first_step(key: str, **look: Any) -> None:
+    """The button that leads to a tuned model: to the training, or to the examples where they are too few for one."""
+    if pipeline.is_enough(pipeline.ready(session.store().examples())):
+        if st.button("Fine-tune a model", icon=":material/model_training:", key=key, **look):
+            st.switch_page("pages/fine_tune.py")
+    elif st.button("Write examples first", icon=":material/forum:", key=key, **look):
+        st.switch_page("pages/examples.py")
 
 
 def moment(seconds: float) -> str:

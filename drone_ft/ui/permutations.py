@@ -26,7 +26,7 @@ def counts(catalog: Catalog) -> dict[str, int]:
     total = sum(found.values())
     st.markdown(
         f"**{words.big(total)} {words.form(total, 'kind')} of call** across {words.count(len(found), 'function')}. "
-        "A value that can be anything in a range, such as a height, counts once."
+        "A value that can be anything in a range, such as a number, counts once."
     )
     none = [words.title(name) for name, number in found.items() if number == 0]
     if none:
@@ -58,7 +58,7 @@ def choose(catalog: Catalog, found: dict[str, int]) -> tuple[Function | None, st
             format_func=lambda n: f"{words.title(n)} ({words.big(found[n])})",
         )
         text = st.text_input(
-            "Look for", type="search", key="permutations.text", placeholder="video, rainbow, custom …", width=260
+            "Look for", type="search", key="permutations.text", placeholder="Search the calls", width=260
         )
         view = st.segmented_control(
             "Show as", ["Sentences", "JSON"], default="Sentences", required=True, key="permutations.view"

@@ -8,29 +8,29 @@ from collections import Counter
 import openai
 import streamlit as st
 
-from drone_ft import endpoints, evaluation, pipeline
+from drone_ft import evaluation, pipeline
 from drone_ft.catalog import Catalog, problems
 from drone_ft.dataset import Example
 from drone_ft.errors import DroneFTError
 from drone_ft.evaluation import Answer
-from drone_ft.ui import frame, models, session, words
+from drone_ft.ui import examples, frame, models, session, words
 
 _ASKED = "playing.asked"
 _TEXT = "playing.text"
 SUGGESTIONS = 4
 TIDY_LETTERS = 45  # four of them fit a row
+LONGEST = 1_000  # letters of a request: a pasted book would keep the models busy for minutes
 _TIDY = re.compile(r"[A-Z][a-z']+( ([a-z']{2,}|a|I)){3,}[.?]?")  # a plain sentence, without figures
 
 
 def empty() -> None:
     """No tuned model yet: what is missing, and how to get it."""
     box = frame.empty(
-        "**Nothing to compare yet**  \nYou can ask the base model now. Once you have trained one, both answer.",
+        "**Nothing to compare yet**  \nYou can ask the base model now. Once you have trained a model, both answer.",
         ":material/play_circle:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
-        if st.button("Fine-tune a model", icon=":material/model_training:", key="playing.tune"):
-            st.switch_page("pages/fine_tune.py")
+        models.first_step("playing.tune")
 
 
 def request(catalog: Catalog) -> str | None:
@@ -42,15 +42,29 @@ def request(catalog: Catalog) -> str | None:
         asked = st.form_submit_button("Ask", type="primary", icon=":material/send:")
     offered = suggestions(catalog)
     if offered:
-        st.pills("Or try one of these", offered, key="playing.suggestion", on_change=_take)
-    if asked and not (text or "").strip():
-        st.error("Write a request first, then ask.", icon=":material/error:")
+        st.pills(
+            "Or try one of these",
+            list(offered),
+            key="playing.suggestion",
+            on_change=_take,
+            format_func=lambda prompt: f"{prompt} (should be refused)" if offered.get(prompt) else prompt,
+        )
+    text = (text or "").strip()
+    trouble = st.empty()  # always there: what moves up while the models are asked leaves its old self behind
+    if asked and not text:
+        trouble.error("Write a request first, then ask.", icon=":material/error:")
+    if len(text) > LONGEST:
+        trouble.error(
+            f"This request has {len(text):,} letters, and one may have up to {LONGEST:,}. Shorten it, then ask.",
+            icon=":material/error:",
+        )
+        return None
     pressed = asked or st.session_state.pop("playing.now", False)
-    return text.strip() if pressed and text and text.strip() else None
+    return text if pressed and text else None
 
 
-def suggestions(catalog: Catalog) -> list[str]:
-    """A few requests of different functions from the examples kept aside, one of them impossible."""
+def suggestions(catalog: Catalog) -> dict[str, bool]:
+    """A few requests of different functions from the examples kept aside; whether they should be refused, as one is."""
     examples = session.store().examples()
     said = Counter(word for e in examples for word in e.prompt.lower().split())
 
@@ -66,7 +80,7 @@ def suggestions(catalog: Catalog) -> list[str]:
     impossible = [by_function.pop(catalog.reject)] if catalog.reject in by_function else []
     possible = list(by_function.values())
     step = max(1, len(possible) // (SUGGESTIONS - 1))
-    return possible[::step][: SUGGESTIONS - 1] + impossible
+    return dict.fromkeys(possible[::step][: SUGGESTIONS - 1], False) | dict.fromkeys(impossible, True)
 
 
 def _take() -> None:
@@ -85,14 +99,16 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
     asked = [left.selectbox("Base model", models.bases(), format_func=models.name, key="playing.base")]
     if tuned:
         asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
+    below = st.empty()
     boxes = [place.empty() for place, _ in zip((left, right), asked, strict=False)]
     if prompt:
         for box in boxes:
             box.caption("Its answer appears here.")  # or the last one would stay until this one comes
         with slot, st.spinner("Asking. A model that was not asked for a while takes some seconds longer …"):
-            client = endpoints.client(endpoints.local_endpoint())
-            asked = [model or pipeline.base_model(client) for model in asked]
-            st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model in asked}
+            clients = [models.client(model) for model in asked]
+            asked = [model or pipeline.base_model(client) for model, client in zip(asked, clients, strict=True)]
+            pairs = zip(asked, clients, strict=True)
+            st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model, client in pairs}
     last: dict[str, Answer] = st.session_state.get(_ASKED, {})
     for box, model, role in zip(boxes, asked, ("base", "tuned"), strict=False):
         with box.container(border=True, height="stretch"):
@@ -100,11 +116,26 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
                 _answer(catalog, last[model], role)
             else:
                 st.caption("Its answer appears here.")
+    given = [last[model] for model in asked if model in last]
+    if given:
+        with below.container():
+            _afterwards(catalog, given)
+
+
+def _afterwards(catalog: Catalog, given: list[Answer]) -> None:
+    """Below the answers: what was expected, where that is known, and the way to teach the request."""
+    prompt = given[-1].prompt
+    known = next((e for e in session.store().examples() if e.prompt == prompt), None)
+    if known is not None:
+        learnt = " The tuned model may have learnt from this very example." if known.split == "train" else ""
+        st.markdown(f"**Expected:** {words.escape(words.call(known.call, catalog.reject))}.{learnt}")
+    elif st.button("Add this request as an example", icon=":material/add:", key="playing.add"):
+        examples.begin(prompt, given[-1].call)
 
 
 def _ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Answer:
     try:
-        return evaluation.ask(client, model, catalog, prompt)
+        return evaluation.ask(client, model, catalog, prompt, memory=session.store())
     except DroneFTError as error:
         return Answer(prompt, None, error=str(error))
 
@@ -117,7 +148,7 @@ def _answer(catalog: Catalog, given: Answer, role: str) -> None:
         return
     if given.call is None:
         st.markdown("**No call**")
-        st.markdown(words.escape(given.text) or "The model said nothing.")
+        st.markdown(words.escape(words.short(given.text, 500)) or "The model said nothing.")
     elif given.call.name == catalog.reject:
         st.subheader("Says no", anchor=False, icon=":material/block:")
         st.markdown("The model takes this for an impossible or unclear request.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import streamlit as st
 
 from drone_ft import charts, evaluation, pipeline
+from drone_ft.catalog import Call, Catalog
 from drone_ft.evaluation import Answer, Outcome, Report
-from drone_ft.ui import models, words
+from drone_ft.ui import examples, models, words
 
 _CHART = {"displayModeBar": False}
 TITLES = {
@@ -19,7 +21,15 @@ TITLES = {
     "cookbook": "The cookbook's nine requests",
     pipeline.TEST_SPLIT: "Your own examples kept aside",
 }
+# Which requests were asked, behind their number.
+ASKED = {
+    "drone": "written apart from the examples",
+    "drone_fresh": "written by others, apart from the examples",
+    "cookbook": "of the cookbook",
+    pipeline.TEST_SPLIT: "of your own, kept aside",
+}
 NEVER_CAME = "An answer never came"
+TUNED_WRONG = "Tuned is wrong"
 TELLING = 4  # requests of a function, at least, before it is called the weakest
 MISTAKES = {
     Outcome.WRONG_ARGUMENTS: "{} with wrong values",
@@ -35,6 +45,8 @@ RESULTS = {
     (False, False): "Both wrong",
     (True, True): "Both right",
 }
+# Kinds that take in several results.
+TOGETHER = {TUNED_WRONG: (RESULTS[False, False], RESULTS[True, False])}
 
 
 def verdict(report: Report) -> None:
@@ -50,12 +62,20 @@ def verdict(report: Report) -> None:
         return
     found = report.verdict(base, tuned)
     sure = found.p is not None and found.p < 0.05
-    if sure and found.better > found.worse:
+    if found.good:
         st.success(words.escape(found.sentence), icon=":material/verified:")
+    elif sure and found.better > found.worse:
+        st.warning(words.escape(found.sentence), icon=":material/trending_up:")
     elif sure:
         st.error(words.escape(found.sentence), icon=":material/trending_down:")
     else:
         st.info(words.escape(found.sentence), icon=":material/balance:")
+    chance = f" Exact McNemar test: p = {found.p:.2g}." if found.p is not None else ""
+    st.caption(
+        f"Both were asked the same {words.count(len(report.cases), 'request')}"
+        f"{f', {ASKED[report.name]}' if report.name in ASKED else ''}. Neither model was trained on any of them.",
+        help=f"Only the tuned model was right {found.better:,} times, only the base {found.worse:,} times.{chance}",
+    )
 
 
 def figures(report: Report) -> None:
@@ -97,7 +117,7 @@ def figures(report: Report) -> None:
             delta_color="off",
             delta_arrow="off",
             height="stretch",
-            help=f"{words.escape(requests_title(report.name))}. Neither model was trained on these. "
+            help=f"{words.escape(requests_title(report.name))}. "
             "Answers that never came count neither as right nor as wrong.",
         )
 
@@ -107,11 +127,11 @@ def bars(report: Report) -> None:
     base, tuned = pair(report)
     st.subheader("How the requests were answered", anchor=False)
     st.plotly_chart(
-        charts.outcome_bars(report),
+        charts.outcome_bars(report, models.name),
         key=f"reports.bars.{report.id}",
         config=_CHART,
-        alt=f"Of {len(report.cases)} requests, {report.outcomes(base)[Outcome.CORRECT]} correct by the base model "
-        f"and {report.outcomes(tuned)[Outcome.CORRECT]} by the tuned model",
+        alt=f"Of {len(report.cases)} requests, {report.outcomes(base)[Outcome.CORRECT]} correct by {models.name(base)}"
+        + (f" and {report.outcomes(tuned)[Outcome.CORRECT]} by the tuned model" if base != tuned else ""),
     )
 
 
@@ -123,19 +143,37 @@ def mistakes(report: Report) -> None:
         return
     kinds = words.listed([MISTAKES[outcome].format(number) for outcome, number in wrong.most_common()], "and")
     st.markdown(
-        f"The tuned model got {words.count(wrong.total(), 'request')} wrong: {kinds}. {_weakest(report, tuned)}"
+        f"The tuned model got {words.count(wrong.total(), 'request')} wrong: {kinds}. {_weakness(report, tuned)}"
     )
 
 
-def _weakest(report: Report, model: str) -> str:
-    """The function a model is worst at, among those asked often enough to tell."""
+def more_examples(report: Report, catalog: Catalog) -> None:
+    """The way from a report to a better model: write examples where the tuned one is weakest."""
+    base, tuned = pair(report)
+    name = weakest(report, tuned)
+    if base == tuned or name not in [function.name for function in catalog.functions]:
+        return
+    impossible = name == catalog.reject
+    label = f"Add examples for {'impossible requests' if impossible else words.title(name)}"
+    if st.button(label, icon=":material/add:", key=f"reports.more.{report.id}"):
+        examples.narrow(None if impossible else name, "Impossible" if impossible else None)
+        examples.begin("", Call(name))
+
+
+def weakest(report: Report, model: str) -> str:
+    """The function a model is worst at, among those asked often enough to tell; empty where it is never wrong."""
     shares = report.by_function(model)
-    for name in report.weakest_first():
-        right, of = shares[name]
-        if of >= TELLING and right < of:
-            title = "impossible requests" if name == report.reject else f"“{words.title(name)}”"
-            return f"It is weakest at {words.escape(title)}, with {right} of {of} right."
-    return ""
+    telling = (name for name in report.weakest_first() if shares[name][1] >= TELLING)
+    return next((name for name in telling if shares[name][0] < shares[name][1]), "")
+
+
+def _weakness(report: Report, model: str) -> str:
+    name = weakest(report, model)
+    if not name:
+        return ""
+    right, of = report.by_function(model)[name]
+    title = "impossible requests" if name == report.reject else f"“{words.title(name)}”"
+    return f"It is weakest at {words.escape(title)}, with {right} of {of} right."
 
 
 def by_function(report: Report) -> None:
@@ -143,10 +181,10 @@ def by_function(report: Report) -> None:
     st.subheader("Each function", anchor=False)
     st.caption("How often the right call was made, with the right values; the weakest first.")
     st.plotly_chart(
-        charts.accuracy_by_function(report, words.title),
+        charts.accuracy_by_function(report, words.title, models.name),
         key=f"reports.functions.{report.id}",
         config=_CHART,
-        alt="Share of requests answered exactly right, per function, base and tuned",
+        alt="Share of requests answered exactly right, per function and model",
     )
 
 
@@ -157,21 +195,23 @@ def every_answer(report: Report) -> None:
     if base == tuned:
         _answers_of_one(report)
         return
-    results = [_result(*both) for both in zip(report.scores(base), report.scores(tuned), strict=True)]
+    results = _results(report)
     apart, wanted = report.differences(base, tuned), list(range(len(results)))
     if not apart:
         st.caption("Both models gave the same answer to every request.")
     elif st.toggle(f"Only where the two models differ ({len(apart)})", key=f"reports.apart.{report.id}"):
         wanted = apart
     kinds = [kind for kind in (*RESULTS.values(), NEVER_CAME) if kind in results]
+    groups = [kind for kind, parts in TOGETHER.items() if any(part in results for part in parts)]
     chosen = st.pills(
         "Show only",
-        kinds,
-        key=f"reports.kinds.{report.id}",
+        [*groups, *kinds],
+        key=kinds_key(report),
         selection_mode="multi",
-        format_func=lambda kind: f"{kind} ({sum(results[i] == kind for i in wanted)})",
+        format_func=lambda kind: f"{kind} ({sum(results[i] in TOGETHER.get(kind, (kind,)) for i in wanted)})",
     )
-    shown = [_row(report, i, results[i]) for i in wanted if not chosen or results[i] in chosen]
+    kept = [result for kind in chosen for result in TOGETHER.get(kind, (kind,))]
+    shown = [_row(report, i, results[i]) for i in wanted if not chosen or results[i] in kept]
     if not shown:
         st.caption("No answer matches. Choose other ones above.")
         return
@@ -182,8 +222,8 @@ def every_answer(report: Report) -> None:
         row_height=70,  # from 65 on, long cells are wrapped; three lines fit
         alt="Requests, their right answers, and what base and tuned model answered",
         column_config={
-            **dict.fromkeys(("Request", "Right answer", "Tuned", "Base"), st.column_config.TextColumn(width=180)),
-            "Result": None if len(kinds) == 1 or len(chosen) == 1 else st.column_config.TextColumn(width=95),
+            **dict.fromkeys(("Request", "Tuned", "Right answer", "Base"), st.column_config.TextColumn(width=180)),
+            "Result": None if len(kinds) == 1 or len(kept) == 1 else st.column_config.TextColumn(width=95),
         },
     )
 
@@ -196,26 +236,37 @@ def _answers_of_one(report: Report) -> None:
     chosen = st.pills(
         "Show only",
         kinds,
-        key=f"reports.kinds.{report.id}",
+        key=kinds_key(report),
         selection_mode="multi",
         format_func=lambda kind: f"{words.first_up(kind.words)} ({scores.count(kind)})",
     )
     rows = [
         {
             "Request": case.prompt,
-            "Right answer": words.call(case.call, report.reject),
             "Answer": answer(given, report.reject),
+            "Right answer": words.call(case.call, report.reject),
             "Result": words.first_up(kind.words),
         }
         for case, given, kind in zip(report.cases, report.answers[model], scores, strict=True)
         if not chosen or kind in chosen
     ]
-    st.dataframe(rows, hide_index=True, height=520, row_height=70, alt="Requests, right answers, and the model's")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=520,
+        row_height=70,
+        alt="Requests, right answers, and the model's",
+        column_config={
+            **dict.fromkeys(("Request", "Answer", "Right answer"), st.column_config.TextColumn(width=215)),
+            "Result": st.column_config.TextColumn(width=130),
+        },
+    )
 
 
 def download(report: Report) -> None:
-    """The figures and every answer, as JSON."""
+    """The figures, the verdict with its probability, and every answer, as JSON."""
     base, tuned = pair(report)
+    verdict = {} if base == tuned else {"verdict": dataclasses.asdict(report.verdict(base, tuned))}
     answers = [
         {
             "prompt": case.prompt,
@@ -224,7 +275,7 @@ def download(report: Report) -> None:
         }
         for i, case in enumerate(report.cases)
     ]
-    body = json.dumps({**report.to_json(), "answers": answers}, ensure_ascii=False, indent=1)
+    body = json.dumps({**report.to_json(), **verdict, "answers": answers}, ensure_ascii=False, indent=1)
     st.download_button(
         "Download all answers",
         body,
@@ -243,7 +294,8 @@ def pair(report: Report) -> tuple[str, str]:
 def label(report: Report) -> str:
     """A report in a list: what was compared, when."""
     base, tuned = pair(report)
-    return f"{models.name(tuned)} against {models.name(base)}, asked {models.moment(report.created)}"
+    against = "alone" if base == tuned else f"against {models.name(base)}"
+    return f"{models.name(tuned)} {against}, asked {models.moment(report.created)}"
 
 
 def requests_title(name: str) -> str:
@@ -268,11 +320,27 @@ def _row(report: Report, index: int, result: str) -> dict[str, Any]:
     case, (base, tuned) = report.cases[index], pair(report)
     return {
         "Request": case.prompt,
-        "Right answer": words.call(case.call, report.reject),
         "Tuned": answer(report.answers[tuned][index], report.reject),
+        "Right answer": words.call(case.call, report.reject),
         "Base": answer(report.answers[base][index], report.reject),
         "Result": result,
     }
+
+
+def kinds_key(report: Report) -> str:
+    """Where a tab remembers which answers of a report it shows."""
+    return f"reports.kinds.{report.id}"
+
+
+def is_ever_wrong(report: Report) -> bool:
+    """Whether there is an answer of the tuned model to look into."""
+    return len(report.models) > 1 and any(result in TOGETHER[TUNED_WRONG] for result in _results(report))
+
+
+def _results(report: Report) -> list[str]:
+    """How base and tuned did, case by case."""
+    base, tuned = pair(report)
+    return [_result(*both) for both in zip(report.scores(base), report.scores(tuned), strict=True)]
 
 
 def _result(was: Outcome, now: Outcome) -> str:

@@ -11,6 +11,7 @@ import streamlit as st
 from drone_ft import charts, fine_tuning, work
 from drone_ft.ui import frame, session, words
 
+TELLING = 0.02  # of a step's work, before which nobody knows how long it takes
 _ICONS = {
     "done": ":green[:material/check_circle:]",
     "running": ":blue[:material/pending:]",
@@ -20,6 +21,7 @@ _ICONS = {
 _NAMES = {
     "demo": "The demo",
     "write": "Writing examples",
+    "compose": "Writing with a model",
     "tune": "Fine-tuning",
     "evaluate": "The evaluation",
     "export": "The export",
@@ -27,18 +29,29 @@ _NAMES = {
 _PLACES = {
     "demo": "pages/home.py",
     "write": "pages/examples.py",
+    "compose": "pages/examples.py",
     "tune": "pages/fine_tune.py",
     "evaluate": "pages/evaluate.py",
     "export": "pages/fine_tune.py",
 }
 
 
-def start_button(label: str, kind: str, settings: Callable[[], dict[str, Any]], key: str, **look: Any) -> None:
-    """A button that starts work of a kind; `settings` is asked when it is pressed.
+Environment = Callable[[], dict[str, str]]
+
+
+def start_button(
+    label: str,
+    kind: str,
+    settings: Callable[[], dict[str, Any]],
+    key: str,
+    environment: Environment = dict,
+    **look: Any,
+) -> None:
+    """A button that starts work of a kind; `settings` is asked when it is pressed, and so are keys for `environment`.
 
     The start is a callback: a rerun that begins elsewhere on the page would swallow `if st.button(…)`.
     """
-    st.button(label, key=key, on_click=_begin, args=(kind, settings), **look)
+    st.button(label, key=key, on_click=_begin, args=(kind, settings, environment), **look)
 
 
 def under_way(*kinds: str) -> work.Run | None:
@@ -62,7 +75,7 @@ def watch(run: work.Run) -> None:
     st.fragment(_watch, run_every="2s")(run.id, _done(run))
 
 
-def stopped(run: work.Run) -> None:
+def stopped(run: work.Run, environment: Environment = dict) -> None:
     """A run that failed or was cancelled: what happened, how far it came, and the button that goes on."""
     failed = run.status == "failed"
     with st.container(border=True):
@@ -74,7 +87,7 @@ def stopped(run: work.Run) -> None:
         st.caption(f"What was finished is kept and not done again.{anew}")
         label = "Try again" if failed else "Start again"
         look = {"type": "primary", "icon": ":material/refresh:"}
-        start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", **look)
+        start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", environment, **look)
 
 
 def steps(run: work.Run) -> None:
@@ -89,7 +102,7 @@ def steps(run: work.Run) -> None:
 
 def sidebar_status() -> None:
     """What is under way, in the sidebar of every page."""
-    run = under_way("demo", "tune", "evaluate", "write", "export")
+    run = under_way("demo", "tune", "evaluate", "write", "compose", "export")
     if run:
         with st.sidebar:
             st.fragment(_status, run_every="3s")(run.id)
@@ -127,8 +140,9 @@ def _watch(run_id: str, done: int) -> None:
 
 
 @frame.action
-def _begin(kind: str, settings: Callable[[], dict[str, Any]]) -> None:
-    work.start(session.store(), kind, settings())
+def _begin(kind: str, settings: Callable[[], dict[str, Any]], environment: Environment) -> None:
+    keys = environment()
+    work.start(session.store(), kind, settings(), **({"environment": keys} if keys else {}))
 
 
 @frame.action
@@ -154,7 +168,7 @@ def loss(points: list[dict[str, float | None]], key: str) -> None:
     """A loss curve with a sentence that says how to read it."""
     st.plotly_chart(charts.loss_curve(points), key=key, config={"displayModeBar": False}, alt=_said(points))
     st.caption(
-        "The loss says how surprised the model is by the right answer; training is drawn smoothed. Both should fall; "
+        "The error says how surprised the model is by the right answer; training is drawn smoothed. Both should fall; "
         "if validation rises while training falls, the model learns by heart: use fewer epochs."
     )
 
@@ -162,9 +176,9 @@ def loss(points: list[dict[str, float | None]], key: str) -> None:
 def _said(points: list[dict[str, float | None]]) -> str:
     losses = [point["train_loss"] for point in points if point["train_loss"] is not None]
     return (
-        f"Training loss from {losses[0]:.2f} to {losses[-1]:.2f}"
+        f"Training error from {losses[0]:.2f} to {losses[-1]:.2f}"
         if losses
-        else "Loss of the training, not measured yet"
+        else "Error of the training, not measured yet"
     )
 
 
@@ -183,7 +197,8 @@ def _status(run_id: str) -> None:
         )
         if run.is_under_way and run.steps:
             now = next((step for step in run.steps if step.status == "running"), run.steps[-1])
-            left = f"{_left(now)} in this step" if now.seconds_left else ""
+            left = _left(now)
+            left = f"{left} in this step" if left else ""
             place = f"Step {min(_done(run) + 1, len(run.steps))} of {len(run.steps)}{left}"
             st.progress(min(1.0, now.done / now.total) if now.total else 0.0, text=place)
 
@@ -193,7 +208,7 @@ def _pace(step: work.Step) -> str:
 
 
 def _left(step: work.Step) -> str:
-    if not step.seconds_left:
+    if not step.seconds_left or step.done < step.total * TELLING:
         return ""
     about = "" if step.seconds_left < 10 else "about "
     return f", {about}{words.duration(step.seconds_left)} left"

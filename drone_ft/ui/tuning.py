@@ -7,10 +7,16 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import dataset, fine_tuning, pipeline, work
+from drone_ft import dataset, endpoints, fine_tuning, pipeline, work
 from drone_ft.dataset import Example
+from drone_ft.endpoints import Endpoint
+from drone_ft.errors import DroneFTError
 from drone_ft.fine_tuning import Job
-from drone_ft.ui import frame, models, runs, session, words
+from drone_ft.ui import frame, job_details, models, preflight, runs, session, words
+
+MOST_EPOCHS = 20
+LONGEST_NAME = 64  # letters, as the API allows
+MOST_SEED = 2_147_483_647
 
 
 def empty(ready: list[Example]) -> None:
@@ -21,9 +27,10 @@ def empty(ready: list[Example]) -> None:
         else f"Only {words.count(_learning(ready), 'approved example')} to learn from, "
         f"and {len(ready) - _learning(ready):,} kept aside for testing"
     )
+    drafts = any(example.status == "draft" for example in session.store().examples())
     box = frame.empty(
         f"**Too few examples to learn from**  \n{said}; training needs at least {pipeline.LEAST_EXAMPLES}. "
-        "Write more, or approve drafts.",
+        f"Write {'more, or approve drafts' if drafts else 'more' if ready else 'some first'}.",
         ":material/model_training:",
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
@@ -32,53 +39,126 @@ def empty(ready: list[Example]) -> None:
 
 
 def settings(ready: list[Example], first: bool) -> None:
-    """Model, epochs and name, how long it will take, and the button that starts."""
+    """Where, which model, epochs and name, what it will take, and the button that starts."""
     learning = _learning(ready)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.selectbox(
-                "Model",
-                models.bases(),
-                format_func=models.name,
-                key="tuning.model",
-                width=300,
-                help="To train another one, start the app with DRONE_FT_MODEL set to its folder or hub id.",
+            place = st.selectbox(
+                "Where",
+                [known.name for known in session.endpoints()],
+                format_func=words.first_up,
+                key="tuning.endpoint",
+                width=200,
+                help="On this computer, or at a service; the settings page has their connections and keys.",
             )
+            endpoint = session.endpoint(place)
+            model = models.choice(endpoint, "tuning.model")
+            # Without bounds: a widget that knows them keeps a wrong number to itself and hands over the one before.
             epochs = st.number_input(
                 "Epochs",
-                1,
-                20,
-                dataset.auto_epochs(learning),
+                value=dataset.auto_epochs(learning),
+                step=1,
                 key="tuning.epochs",
                 width=140,
                 help="How many times the model reads all examples. More is slower, and may teach it by heart.",
             )
             st.text_input(
                 "Name",
-                "my-drone",
-                max_chars=64,
+                _own_name(),
                 key="tuning.suffix",
                 width=240,
                 help="Part of the tuned model's name, so that you find it again.",
             )
+        _more()
         st.markdown(
             f":material/forum: {words.count(learning, 'example')} to learn, "
-            f"{len(ready) - learning:,} kept aside for testing  \n"
-            f":material/schedule: About {models.training_time(learning, int(epochs))} on this computer  \n"
+            f"{len(ready) - learning:,} kept aside for testing  \n{_price(endpoint, model, ready, max(1, int(epochs)))}"
+        )
+        if not endpoint.is_local:
+            preflight.panel(endpoint, ready)
+        wrong = _wrong()
+        if wrong:
+            st.error(wrong, icon=":material/error:")
+        runs.start_button(
+            "Start training",
+            "tune",
+            lambda: _chosen(endpoint, model),
+            "tuning.start",
+            lambda: session.environment(endpoint),
+            disabled=bool(wrong) or not (model or endpoint.is_local),
+            type="primary" if first else "secondary",
+            icon=":material/play_arrow:",
+        )
+
+
+def _more() -> None:
+    """Settings that few people need."""
+    with st.expander("More settings", icon=":material/tune:"):
+        st.toggle(
+            "Measure on the examples kept aside while it trains",
+            True,
+            key="tuning.validate",
+            help="They are sent along as the validation file; nothing is learnt from them.",
+        )
+        st.number_input(
+            "Seed",
+            min_value=0,
+            max_value=MOST_SEED,
+            value=None,
+            step=1,
+            key="tuning.seed",
+            width=200,
+            placeholder="Any",
+            help="The same seed, examples and settings give the same model again, or nearly so at hosted services.",
+        )
+
+
+def _price(endpoint: Endpoint, model: str, ready: list[Example], epochs: int) -> str:
+    """How long or how dear the training will be, and where the examples go."""
+    if endpoint.is_local:
+        time = models.training_time(_learning(ready), epochs)
+        return (
+            f":material/schedule: About {time} on this computer  \n"
             ":material/lock: Nothing leaves this computer, and nothing is paid for"
         )
-        look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
-        runs.start_button("Start training", "tune", _chosen, "tuning.start", **look)
+    return (
+        f":material/payments: {preflight.costs(endpoint, model, ready, epochs)}  \n"
+        f":material/cloud_upload: The examples are sent to {words.escape(endpoint.name)}"
+    )
+
+
+def _own_name() -> str:
+    """A name for a model of the loaded catalog: my-drone."""
+    return f"my-{'-'.join(session.store().catalog().name.replace('_', ' ').split())}"[:LONGEST_NAME]
+
+
+def _wrong() -> str:
+    """What is wrong with the settings, in a sentence; empty if nothing is."""
+    epochs, name = st.session_state["tuning.epochs"], st.session_state["tuning.suffix"] or ""
+    if not 1 <= epochs <= MOST_EPOCHS:
+        return f"Epochs: {epochs:,} is not from 1 to {MOST_EPOCHS}. Choose fewer, or one at least."
+    if len(name) > LONGEST_NAME:
+        return f"The name has {len(name):,} letters, and one may have up to {LONGEST_NAME}. Shorten it."
+    return ""
 
 
 def _learning(ready: list[Example]) -> int:
     return sum(example.split != "test" for example in ready)
 
 
-def _chosen() -> dict[str, Any]:
+def _chosen(endpoint: Endpoint, model: str) -> dict[str, Any]:
+    if _wrong():  # typed and started in one go, before the page could say so
+        raise DroneFTError(f"Nothing was started. {_wrong()}")
     now = st.session_state
     suffix = "-".join((now["tuning.suffix"] or "").split())
-    return {"model": now["tuning.model"], "epochs": int(now["tuning.epochs"]), "suffix": suffix}
+    chosen = {"model": model, "epochs": int(now["tuning.epochs"]), "suffix": suffix}
+    if not now["tuning.validate"]:
+        chosen["validate"] = False
+    if now["tuning.seed"] is not None:
+        chosen["seed"] = int(now["tuning.seed"])
+    if endpoint.is_local:
+        return chosen
+    return chosen | {"endpoint": endpoint.name, "fixes": preflight.fixes()}
 
 
 def outcome() -> bool:
@@ -90,7 +170,7 @@ def outcome() -> bool:
         st.caption("The last training was cancelled.")
         return False
     if last.status == "failed":
-        runs.stopped(last)
+        _failed(last)
         return True
     if last.status == "done" and last.result.get("model") in models.tuned():
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -100,6 +180,22 @@ def outcome() -> bool:
                 st.switch_page("pages/evaluate.py")
         return True
     return False
+
+
+def _failed(last: work.Run) -> None:
+    """Why the training stopped, the way to try again, and where a service takes no more, the way to train here."""
+    place = session.endpoint(last.settings.get("endpoint", endpoints.LOCAL))
+    runs.stopped(last, lambda: session.environment(place))
+    if last.result.get("closed"):
+        kept = {k: v for k, v in last.settings.items() if k not in ("endpoint", "model", "fixes")}
+        runs.start_button(
+            "Train on this computer instead",
+            "tune",
+            lambda: kept | {"model": models.ITS_OWN},
+            "tuning.here",
+            type="primary",
+            icon=":material/computer:",
+        )
 
 
 def past(watched: work.Run | None) -> None:
@@ -116,7 +212,7 @@ def past(watched: work.Run | None) -> None:
     if others:
         st.caption(elsewhere)
     event = st.dataframe(
-        [_row(job) for job in jobs],
+        [_row(job, any(one.endpoint != endpoints.LOCAL for one in jobs)) for job in jobs],
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
@@ -124,8 +220,10 @@ def past(watched: work.Run | None) -> None:
         alt="Fine-tuning jobs, the newest first",
         placeholder="",
         column_config={
-            "Last loss": st.column_config.NumberColumn(
-                format="%.3f", help="Loss on the examples kept aside, or on the training ones where none were measured."
+            "Error left": st.column_config.NumberColumn(
+                format="%.3f",
+                help="How surprised the model is by the right answer (its loss), at the end of the training: on the "
+                "examples kept aside, or on the training ones where those were not measured. Lower is better.",
             )
         },
     )
@@ -139,7 +237,7 @@ def past(watched: work.Run | None) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         title = models.name(job.tuned_model) if job.tuned_model else job.suffix or job.id
         st.markdown(f"**{words.escape(title)}**", width="content")
-        if job.tuned_model:
+        if job.tuned_model and job.endpoint == endpoints.LOCAL:
             runs.start_button(
                 "Export",
                 "export",
@@ -153,6 +251,7 @@ def past(watched: work.Run | None) -> None:
         st.caption("The model's name for an OpenAI client:")
         st.code(job.tuned_model, language=None)
     _exported(job)
+    job_details.show(job)
     if job.status == "failed":
         st.error(words.escape(job.message or "This training failed and left no word why."), icon=":material/error:")
     if points:
@@ -169,22 +268,49 @@ def _exported(job: Job) -> None:
     if run.is_under_way:
         runs.watch(run)
     elif run.status == "done":
-        folder = run.result["folder"]
+        folder = Path(run.result["folder"])
         st.success("Exported to this folder:", icon=":material/folder:")
-        st.code(folder, language=None)
-        if (Path(folder) / "Modelfile").exists():
-            st.caption("For Ollama, run `ollama create my-model -f Modelfile` in that folder.")
+        st.code(str(folder), language=None)
+        exported_files(folder)
     elif run.status == "failed":
         st.error(words.escape(run.error or "The export failed and left no word why."), icon=":material/error:")
 
 
-def _row(job: Job) -> dict[str, Any]:
+def exported_files(folder: Path) -> None:
+    """What each kind of file in an export is, how big, and for whom."""
+    whole, small = folder / "model.safetensors", folder / "model.gguf"
+    said = []
+    if whole.exists():
+        said.append(
+            f"**model.safetensors** ({_size(whole)}) is the whole model, the small files beside it how to read it: "
+            "give the folder to developers who work with Python and transformers."
+        )
+    if small.exists():
+        said.append(
+            f"**model.gguf** ({_size(small)}) is the same model in one file, for Ollama, LM Studio or llama.cpp: "
+            "give it to people who want it on their own computer."
+        )
+    if (folder / "Modelfile").exists():
+        said.append(
+            f"**Modelfile** ({_size(folder / 'Modelfile')}) tells Ollama how to ask it: keep it beside model.gguf, and "
+            "run `ollama create my-model -f Modelfile` in the folder."
+        )
+    st.markdown("\n".join(f"- {sentence}" for sentence in said))
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} KB"
+
+
+def _row(job: Job, somewhere_else: bool) -> dict[str, Any]:
     return {
         "Name": job.suffix or job.id,
         "State": models.status(job),
-        "Base model": job.model,
+        **({"Where": words.first_up(job.endpoint)} if somewhere_else else {}),
+        "Base model": models.name(job.model),
         "Epochs": str(job.epochs),
-        "Last loss": job.last_loss,
+        "Error left": job.last_loss,
         "Started": models.moment(job.created),
         "Took": words.duration(job.finished - job.created) if job.finished else "",
     }

@@ -11,6 +11,7 @@ from drone_ft.schema import words as schema_words
 
 # Read as letters wherever they stand in a code name.
 _LETTERS = ("led", "gps", "sos", "usb", "id", "url", "api", "tv", "ac", "sms")
+LONGEST_VALUE = 80  # a longer one is cut: a sentence is read, not scrolled
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~$:!-])")
 
 
@@ -69,6 +70,11 @@ def duration(seconds: float) -> str:
     return count(hours, "hour") + (f" {count(rest, 'minute')}" if rest else "")
 
 
+def short(text: str, most: int = LONGEST_VALUE) -> str:
+    """A text, cut where it is too long to be read in passing."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def value(thing: Any) -> str:
     """An argument's value as words."""
     if isinstance(thing, bool):
@@ -80,10 +86,10 @@ def value(thing: Any) -> str:
     if isinstance(thing, list):
         return listed([value(item) for item in thing], "and") or "an empty list"
     if isinstance(thing, str):
-        return thing.replace("_", " ") if re.fullmatch(r"[a-z0-9_]+", thing) else f"“{thing}”"
+        return short(thing.replace("_", " ")) if re.fullmatch(r"[a-z0-9_]+", thing) else f"“{short(thing)}”"
     if isinstance(thing, float) and thing.is_integer():
         thing = int(thing)
-    return f"{thing:,}" if isinstance(thing, int) and abs(thing) >= 10_000 else json.dumps(thing)
+    return short(f"{thing:,}" if isinstance(thing, int) and abs(thing) >= 10_000 else json.dumps(thing))
 
 
 def call(made: Call | None, reject: str | None = None) -> str:
@@ -97,12 +103,12 @@ def call(made: Call | None, reject: str | None = None) -> str:
 
 
 def takes(schema: dict[str, Any]) -> str:
-    """Which values a schema takes: one of on or off, any whole number from 1 to 500, yes or no."""
+    """Which values a schema takes: on or off, any whole number from 1 to 500, yes or no."""
     if "const" in schema:
         return f"always {schema_words.plain(schema['const'])}"
     if "enum" in schema:
         choices = [schema_words.plain(item) for item in schema["enum"]]
-        return f"one of {listed(choices)}" if len(choices) > 1 else f"always {choices[0]}"
+        return listed(choices) if len(choices) > 1 else f"always {choices[0]}"
     sort = schema.get("type")
     if isinstance(sort, list):
         return listed([takes({**schema, "type": one}) for one in sort])

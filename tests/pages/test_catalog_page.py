@@ -6,7 +6,9 @@ import json
 
 from seen import said
 
-from drone_ft.catalog import default_catalog
+from drone_ft import dataset
+from drone_ft.catalog import Call, Catalog, Function, default_catalog
+from drone_ft.ui import catalog as page
 
 HOUSE = {
     "name": "open_door",
@@ -52,7 +54,7 @@ def test_a_pasted_catalog_is_checked_shown_and_used(open_page, store):
 
 def test_what_is_wrong_is_one_sentence_and_nothing_is_loaded(open_page, store):
     for text, expected in (
-        ('[{"name": ', "not JSON"),
+        ('[{"name": ', "not complete JSON"),
         (json.dumps([HOUSE, HOUSE]), "twice"),
         ("{}", "expected"),
     ):
@@ -82,3 +84,22 @@ def test_ready_made_and_saved_catalogs_can_be_chosen(open_page, store):
     at.selectbox(key="catalog.name").select("drone_cookbook").run()
     at.button(key="catalog.use_ready").click().run()
     assert store.catalog().name == "drone_cookbook"
+
+
+def test_a_catalog_that_cannot_say_no_learns_to_and_keeps_its_examples(open_page, store):
+    store.set_catalog(Catalog("house", "You open doors.", (Function("open_door", "", HOUSE["parameters"]),)))
+    store.replace_examples([dataset.make_example("open up", Call("open_door"))])
+    at = open_page("catalog")
+    at.button(key="catalog.reject").click().run()
+    now = store.catalog()
+    assert now.reject == "reject_request" == now.functions[-1].name and len(now.functions) == 2
+    assert now.system_prompt.startswith("You open doors. If the request cannot be completed")
+    assert [e.prompt for e in store.examples()] == ["open up"]
+    assert "with a way to say no" in at.toast[0].value and "catalog.reject" not in [b.key for b in at.button]
+
+
+def test_a_way_to_say_no_changes_nothing_else():
+    drone = default_catalog()
+    without = Catalog("drone", "", drone.callable_functions)
+    assert page.with_reject(without).functions == drone.functions
+    assert page.with_reject(without).system_prompt.startswith("If the request cannot be completed")

@@ -63,6 +63,7 @@ def test_a_failing_disk_is_a_sentence(page, open_page, monkeypatch):
 
     monkeypatch.setattr(Store, "catalog", fail)
     monkeypatch.setattr(Store, "jobs", fail)
+    monkeypatch.setattr(Store, "endpoints", fail)
     at = open_page(page)
     assert [e.value for e in at.error if "disk is not full" in e.value] == [e.value for e in at.error]
     assert len(at.error) == 1

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from drone_ft import dataset
 from drone_ft.catalog import Call, default_catalog
+from drone_ft.ui import examples
 
 
 def ticked(store, *ids):
@@ -64,17 +65,42 @@ def test_the_table_shows_words_and_calls_and_can_be_filtered(open_page, store):
     every = seed.examples(store)
     at = open_page("examples")
     assert len(at.dataframe[0].value) == len(every)
-    at.segmented_control(key="examples.kind").set_value("Impossible").run()
+    at.selectbox(key="examples.kind").select("Impossible").run()
     assert set(at.dataframe[0].value["Call"]) == {"Impossible request"}
-    at.segmented_control(key="examples.split").set_value("Testing").run()
+    at.selectbox(key="examples.split").select("Testing").run()
     assert set(at.dataframe[0].value["Used for"]) == {"Testing"}
-    at.segmented_control(key="examples.kind").set_value(None).run()
+    at.selectbox(key="examples.kind").set_value(None).run()
     at.selectbox(key="examples.function").select("control_camera").run()
     at.text_input(key="examples.text").set_value("PANORAMA").run()
     shown = at.dataframe[0].value
     assert len(shown) and all("panorama" in words.lower() for words in shown["Words"])
     at.text_input(key="examples.text").set_value("submarine").run()
     assert not at.dataframe and "No example matches" in said(at)
+
+
+def test_filters_are_as_they_were_left(open_page, store, few):
+    at = open_page("examples")
+    at.selectbox(key="examples.function").select("control_camera").run()
+    at.text_input(key="examples.text").set_value("film").run()
+    at.switch_page("pages/home.py").run()
+    at.switch_page("pages/examples.py").run()
+    assert at.selectbox(key="examples.function").value == "control_camera"
+    assert at.text_input(key="examples.text").value == "film" and len(at.dataframe[0].value) == 1
+
+
+def test_a_filter_on_what_is_no_longer_there_is_forgotten(open_page, store, few):
+    at = open_page("examples")
+    at.selectbox(key="examples.function").select("control_camera").run()
+    store.remove_examples([few[0].id])
+    at.run()
+    assert not at.exception and len(at.dataframe[0].value) == 2
+
+
+def test_examples_can_be_narrowed_to_those_of_a_writer(open_page, store, few):
+    at = open_page("examples")
+    assert at.selectbox(key="examples.origin").options == ["You", "Phrasebook"]
+    at.selectbox(key="examples.origin").select("You").run()
+    assert len(at.dataframe[0].value) == 2
 
 
 def test_drafts_are_counted_and_plain_wordings_named(open_page, store, few):
@@ -89,7 +115,7 @@ def test_an_example_is_edited_through_fields_that_follow_the_schema(store, few):
     at = opened(store, few[0].id)
     key = f"examples.edit.{few[0].id}"
     assert at.number_input(key=f"{key}.control_camera.duration").value == 60
-    assert at.number_input(key=f"{key}.control_camera.duration").max == 3600
+    assert at.number_input(key=f"{key}.control_camera.duration").label == "Duration, 1 to 3,600"
     at.selectbox(key=f"{key}.control_camera.mode").select('"photo"').run()  # photo: no duration any more
     assert not [n for n in at.number_input if "duration" in n.key]
     at.text_area(key=f"{key}.prompt").set_value("take a picture").run()
@@ -105,6 +131,31 @@ def test_an_editor_is_closed_without_saving(store, few):
     at.text_area(key=f"{key}.prompt").set_value("something else").run()
     at.button(key=f"{key}.close").click().run()
     assert store.examples() == few and "1 example ticked" in said(at) and not at.text_area
+
+
+def test_a_number_out_of_range_is_refused_and_never_replaced_by_the_old_one(store, few):
+    at = opened(store, few[0].id)
+    key = f"examples.edit.{few[0].id}"
+    at.number_input(key=f"{key}.control_camera.duration").set_value(9000)
+    at.button(key=f"{key}.save").click().run()
+    assert "Not saved: duration is 9000, more than the maximum 3600" in at.error[0].value.replace("\\", "")
+    assert at.number_input(key=f"{key}.control_camera.duration").value == 9000 and store.examples() == few
+
+
+def test_an_editor_stays_open_with_what_was_typed_while_other_rows_are_ticked(open_page, store, few, monkeypatch):
+    monkeypatch.setattr(examples, "table", lambda shown, catalog: [few[1], few[2]])
+    at = open_page("examples")
+    assert "2 examples ticked" in said(at)
+    at.session_state[examples.EDITING] = few[0].id
+    at.run()
+    key = f"examples.edit.{few[0].id}"
+    at.text_area(key=f"{key}.prompt").set_value("half written").run()
+    assert at.button(key="examples.add").disabled
+    monkeypatch.setattr(examples, "table", lambda shown, catalog: [few[2]])
+    at.run()
+    assert at.text_area(key=f"{key}.prompt").value == "half written"
+    at.button(key=f"{key}.close").click().run()
+    assert "1 example ticked" in said(at) and not at.text_area and not at.button(key="examples.add").disabled
 
 
 def test_coordinates_keep_every_digit(store, few):
@@ -169,6 +220,7 @@ def test_several_are_removed_and_brought_back(store, few):
 
 def test_an_example_is_added_by_hand(open_page, store, few):
     at = open_page("examples")
+    at.selectbox(key="examples.kind").select("Impossible").run()
     at.button(key="examples.add").click().run()
     key = "examples.edit.new"
     at.text_area(key=f"{key}.prompt").set_value("up to  thirty metres, please").run()
@@ -180,7 +232,8 @@ def test_an_example_is_added_by_hand(open_page, store, few):
     added = store.examples()[-1]
     assert (added.prompt, added.call) == ("up to thirty metres, please", Call("takeoff_drone", {"altitude": 30}))
     assert (added.origin, added.status, added.split) == ("person", "approved", "train")
-    assert "Saved." in at.toast[0].value
+    assert at.toast[0].value == "Saved for training. It stands first in the table."
+    assert at.dataframe[0].value["Words"][0] == added.prompt and len(at.dataframe[0].value) == 4
 
 
 def test_the_download_is_what_fine_tuning_takes(few):
@@ -204,13 +257,14 @@ def test_a_file_of_examples_is_added_without_doubles(open_page, store, few):
     [
         (b'{"prompt": "hi"}\n', "line 1"),
         (b"\xff\xfe\x00", "not a text file"),
-        (b"", "no examples"),
+        (b"", "more\\.jsonl: it is empty"),
+        (b'{"messages": [{"role": "user", "con', "not complete JSON, it breaks off"),
     ],
 )
 def test_a_broken_file_is_one_sentence_and_the_page_stays(content, expected, open_page, store, few):
     at = open_page("examples")
     at.file_uploader(key="examples.file").upload("more.jsonl", content).run()
-    assert len(at.error) == 1 and expected in at.error[0].value
+    assert len(at.error) == 1 and expected.replace("\\", "") in at.error[0].value.replace("\\", "")
     assert len(at.dataframe[0].value) == 3 and store.examples() == few
 
 
@@ -223,4 +277,5 @@ def test_examples_of_another_catalog_are_refused(open_page, store, few):
     }
     at = open_page("examples")
     at.file_uploader(key="examples.file").upload("more.jsonl", json.dumps(line).encode()).run()
-    assert "does not fit this catalog" in at.error[0].value
+    message = at.error[0].value.replace("\\", "")
+    assert "does not fit this catalog" in message and "open_door" in message and ".)" not in message

@@ -7,6 +7,7 @@ import dataclasses
 import seed
 from seen import labels, primary, said
 
+from drone_ft import evaluation
 from drone_ft.catalog import Catalog, Function
 
 
@@ -26,11 +27,21 @@ def test_a_running_demo_shows_its_steps_the_time_left_and_can_be_cancelled(store
     at = open_page("home")
     assert "The demo is running" in said(at) and "**Fine-tune the model**" in said(at)
     assert [bar.text for bar in at.main.progress] == ["36 of 60, about 2 minutes left"]
+    assert [bar.text for bar in at.sidebar.progress] == ["Step 5 of 7, about 2 minutes left in this step"]
     assert len(at.get("plotly_chart")) == 1
     assert primary(at) == []  # nothing else should be started now
     at.button(key="runs.cancel.demo").click().run()
     assert store.is_cancel_requested(run.id)
     assert at.button(key="runs.cancel.demo").disabled and "The demo is stopping" in said(at)
+
+
+def test_no_time_is_guessed_at_the_very_start_of_a_step(store, open_page):
+    begun = [dataclasses.replace(s, done=1, seconds_left=9000.0) if s.name == "tune" else s for s in seed.STEPS]
+    run = seed.run(store, "demo", "running", job_id="job1")
+    store.save_run(dataclasses.replace(run, steps=tuple(dataclasses.replace(s, total=s.total * 2) for s in begun)))
+    at = open_page("home")
+    assert [bar.text for bar in at.main.progress] == ["1 of 120"]
+    assert [bar.text for bar in at.sidebar.progress] == ["Step 5 of 7"]
 
 
 def test_a_failed_demo_says_why_and_goes_on_with_the_same_settings(store, open_page, started):
@@ -77,3 +88,46 @@ def test_the_next_step_follows_the_work(store, open_page):
     assert primary(open_page("home")) == ["Compare the models"]
     seed.report(store)
     assert primary(open_page("home")) == ["Try both models"]
+
+
+def test_a_model_asked_alone_is_no_verdict(store, open_page):
+    seed.full(store)
+    report = store.report("report1")
+    alone = dataclasses.replace(
+        report, id="alone", answers={seed.TUNED: report.answers[seed.TUNED]}, created=report.created + 1
+    )
+    store.save_report(alone)
+    at = open_page("home")
+    assert "The tuned model is better" in at.success[0].value and "The demo's verdict" in said(at)
+    assert f"{at.metric[0].value} done right, {at.metric[1].value} rightly refused" in said(at)
+
+
+def test_the_step_and_the_verdict_tell_of_the_same_report(store, open_page):
+    seed.full(store)
+    report = store.report("report1")
+    right = [evaluation.Answer(c.prompt, c.call) for c in report.cases]
+    newer = {**report.answers, seed.TUNED: right}
+    store.save_report(dataclasses.replace(report, id="newer", answers=newer, created=report.created + 1))
+    at = open_page("home")
+    assert "The last verdict" in said(at) and at.metric[0].value == "100%"
+    assert "100% done right, 100% rightly refused" in said(at)
+
+
+def test_every_answer_opens_the_report_of_the_verdict_at_the_mistakes(store, open_page):
+    seed.full(store)
+    report = store.report("report1")
+    alone = {seed.TUNED: report.answers[seed.TUNED]}
+    store.save_report(dataclasses.replace(report, id="alone", answers=alone, created=report.created + 1))
+    at = open_page("evaluate")  # its choice of a report stands at the newest
+    assert at.selectbox(key="evaluating.report").value == "alone"
+    at.switch_page("pages/home.py").run()
+    at.button(key="home.evaluate").click().run()
+    assert at.title[0].value == "Evaluate" and at.selectbox(key="evaluating.report").value == "report1"
+    shown = at.dataframe[0].value
+    assert "Both wrong" in set(shown["Result"]) <= {"Both wrong", "Only base is right"}
+    assert len(shown) == len(report.cases) - report.outcomes(seed.TUNED)[evaluation.Outcome.CORRECT]
+
+
+def test_nothing_impossible_is_not_counted(store, open_page):
+    store.replace_examples([e for e in seed.examples(store) if e.call.name != "reject_request"][:58])
+    assert "58 written" in said(open_page("home")) and ", 0 imp" not in said(open_page("home"))

@@ -7,12 +7,13 @@ import dataclasses
 import pytest
 import seed
 from seen import labels, primary, said
+from streamlit.testing.v1 import AppTest
 
-from drone_ft import endpoints, evaluation
-from drone_ft.catalog import Call
+from drone_ft import dataset, endpoints, evaluation
+from drone_ft.catalog import Call, default_catalog
 from drone_ft.errors import EndpointRefused
 from drone_ft.evaluation import Answer, Outcome
-from drone_ft.ui import models
+from drone_ft.ui import models, reports, words
 
 
 def test_training_needs_examples_first(open_page, store):
@@ -26,8 +27,34 @@ def test_examples_kept_aside_are_none_to_learn_from(open_page, store):
     written = seed.examples(store, 12)
     store.replace_examples([dataclasses.replace(e, split="test" if i < 3 else "train") for i, e in enumerate(written)])
     at = open_page("fine_tune")
-    assert "Only 9 approved examples to learn from, and 3 kept aside" in said(at) and "approve drafts" in said(at)
+    assert "Only 9 approved examples to learn from, and 3 kept aside" in said(at) and "approve drafts" not in said(at)
     assert "tuning.start" not in [b.key for b in at.button]
+    store.add_examples([dataset.make_example("a draft", Call("reject_request"), status="draft")])
+    assert "approve drafts" in said(open_page("fine_tune"))
+
+
+@pytest.mark.parametrize(
+    "field, value, sentence",
+    [
+        ("epochs", 50, "50 is not from 1 to 20"),
+        ("epochs", 0, "0 is not from 1 to 20"),
+        ("suffix", "n" * 65, "has 65 letters"),
+    ],
+)
+def test_settings_out_of_range_are_said_and_nothing_is_started(field, value, sentence, open_page, store, started):
+    seed.examples(store)
+    at = open_page("fine_tune")
+    widget = at.number_input(key="tuning.epochs") if field == "epochs" else at.text_input(key="tuning.suffix")
+    widget.set_value(value)
+    at.button(key="tuning.start").click().run()
+    assert started == [] and "Nothing was started" in said(at) and at.button(key="tuning.start").disabled
+    assert len([e for e in at.error if sentence in e.value]) == 2, "said at the press, and beside the fields"
+
+
+def test_the_name_offered_is_the_catalogs(open_page, store):
+    store.set_catalog(dataclasses.replace(default_catalog(), name="coffee_shop"))
+    seed.examples(store)
+    assert open_page("fine_tune").text_input(key="tuning.suffix").value == "my-coffee-shop"
 
 
 def test_training_is_started_as_chosen(open_page, store, started):
@@ -71,9 +98,11 @@ def test_the_time_estimate_learns_from_the_last_training(store):
     assert models.training_time(446, 3) == "6 minutes" and before
 
 
-def test_evaluation_needs_a_tuned_model(open_page):
+def test_evaluation_needs_a_tuned_model(open_page, store):
     at = open_page("evaluate")
-    assert "No tuned model yet" in said(at) and primary(at) == ["Fine-tune a model"]
+    assert "No tuned model yet" in said(at) and primary(at) == ["Write examples first"]
+    seed.examples(store)
+    assert primary(open_page("evaluate")) == ["Fine-tune a model"]
 
 
 def test_an_evaluation_is_started_as_chosen(open_page, store, started):
@@ -105,6 +134,8 @@ def test_a_report_shows_verdict_figures_bars_functions_and_every_answer(open_pag
     at.toggle(key="reports.apart.report1").set_value(False).run()
     assert len(at.dataframe[0].value) > both
     assert set(at.dataframe[0].value["Result"]) == {"Both wrong", "Only tuned is right"}
+    kind.set_value(["Tuned is wrong"]).run()
+    assert len(at.dataframe[0].value) == wrong
 
 
 def test_a_report_of_one_model_names_no_tuned_models_mistakes(open_page, store):
@@ -115,7 +146,7 @@ def test_a_report_of_one_model_names_no_tuned_models_mistakes(open_page, store):
     at = open_page("evaluate")
     assert not at.exception and "tuned model got" not in said(at) and "no better" not in said(at)
     rows = at.dataframe[0].value
-    assert len(rows) == len(report.cases) and list(rows) == ["Request", "Right answer", "Answer", "Result"]
+    assert len(rows) == len(report.cases) and list(rows) == ["Request", "Answer", "Right answer", "Result"]
     kinds = at.pills(key="reports.kinds.alone")
     kinds.set_value([Outcome.CORRECT]).run()
     assert set(at.dataframe[0].value["Result"]) == {"Correct"}
@@ -125,8 +156,40 @@ def test_older_reports_can_be_chosen(open_page, store):
     seed.full(store)
     seed.report(store, "report2")
     at = open_page("evaluate")
-    at.selectbox(key="evaluating.report").select(1).run()
+    at.selectbox(key="evaluating.report").select("report1").run()
     assert not at.exception and at.success
+
+
+def test_a_better_model_that_is_still_poor_is_no_success(open_page, store):
+    seed.full(store)
+    report = store.report("report1")
+    poor = [a if i % 2 else dataclasses.replace(a, call=None) for i, a in enumerate(report.answers[seed.TUNED])]
+    store.save_report(dataclasses.replace(report, answers={**report.answers, seed.TUNED: poor}))
+    at = open_page("evaluate")
+    assert not at.success and "better, but not yet good" in at.warning[0].value
+    assert "Write more examples, or train for more epochs" in at.warning[0].value
+
+
+def test_the_verdict_says_which_requests_were_asked_and_how_sure_it_is_in_plain_words(open_page, store):
+    seed.full(store)
+    at = open_page("evaluate")
+    assert "hardly chance" in at.success[0].value and "p <" not in at.success[0].value
+    assert f"same {len(store.report('report1').cases)} requests, written apart from the examples" in said(at)
+    assert "p = " in next(c.help for c in at.caption if "were asked the same" in c.value)
+
+
+def test_from_a_weakness_to_examples_for_it(open_page, store):
+    seed.full(store)
+    report = store.report("report1")
+    weakest = reports.weakest(report, seed.TUNED)
+    at = open_page("evaluate")
+    at.button(key="reports.more.report1").click().run()
+    assert at.title[0].value == "Examples" and "New example" in said(at)
+    assert at.selectbox(key="examples.edit.new.function").value == weakest
+    if weakest == "reject_request":
+        assert set(at.dataframe[0].value["Call"]) == {"Impossible request"}
+    else:
+        assert at.selectbox(key="examples.function").value == weakest
 
 
 def test_the_playground_shows_both_answers_in_words(open_page, store, monkeypatch):
@@ -136,7 +199,7 @@ def test_the_playground_shows_both_answers_in_words(open_page, store, monkeypatc
         endpoints, "local_endpoint", lambda start=True: endpoints.Endpoint("this computer", "http://127.0.0.1:1/v1")
     )
     monkeypatch.setattr(
-        evaluation, "ask", lambda client, model, catalog, prompt: Answer(prompt, calls[model], seconds=0.3)
+        evaluation, "ask", lambda client, model, catalog, prompt, memory: Answer(prompt, calls[model], seconds=0.3)
     )
     at = open_page("playground")
     at.text_input(key="playing.text").set_value("film two minutes")
@@ -146,6 +209,27 @@ def test_the_playground_shows_both_answers_in_words(open_page, store, monkeypatc
     mode, duration = at.table[0].value.index
     assert mode == "Mode" and "seconds" in duration
     assert "120" in at.table[0].value.to_string()
+    at.button(key="playing.add").click().run()
+    assert at.title[0].value == "Examples" and at.text_area(key="examples.edit.new.prompt").value == "film two minutes"
+    assert at.number_input(key="examples.edit.new.control_camera.duration").value == 120
+    at.switch_page("pages/examples.py").run()  # AppTest forgets where a page went by itself
+    at.button(key="examples.edit.new.save").click().run()
+    assert store.examples()[-1].call == calls[seed.TUNED]
+
+
+def test_a_pasted_book_is_not_asked(open_page, store, monkeypatch):
+    seed.full(store)
+    monkeypatch.setattr(endpoints, "local_endpoint", lambda start=True: pytest.fail("asked") if start else None)
+    monkeypatch.setattr(models, "bases", lambda: [models.ITS_OWN])
+    at = open_page("playground")
+    at.text_input(key="playing.text").set_value("Call me Ishmael. " * 100)
+    at.button(key="FormSubmitter:playing.form-Ask").click().run()
+    assert "has 1,699 letters, and one may have up to 1,000" in at.error[0].value and not at.subheader
+
+
+@pytest.mark.parametrize("model", [models.ITS_OWN, seed.BASE])
+def test_the_base_model_has_one_name_whether_its_server_runs_or_sleeps(model):
+    assert models.name(model) == "SmolLM2 135M (this computer)" and models.identity(model) == seed.BASE
 
 
 def test_a_suggestion_is_asked_at_once(open_page, store, monkeypatch):
@@ -155,19 +239,25 @@ def test_a_suggestion_is_asked_at_once(open_page, store, monkeypatch):
         endpoints, "local_endpoint", lambda start=True: endpoints.Endpoint("this computer", "http://127.0.0.1:1/v1")
     )
     monkeypatch.setattr(
-        evaluation, "ask", lambda client, model, catalog, prompt: asked.append(prompt) or Answer(prompt, None, "Hm.")
+        evaluation,
+        "ask",
+        lambda client, model, catalog, prompt, memory: asked.append(prompt) or Answer(prompt, None, "Hm."),
     )
     at = open_page("playground")
-    suggestion = at.pills(key="playing.suggestion").options[0]
+    offered = at.pills(key="playing.suggestion").options
+    assert [option.endswith("(should be refused)") for option in offered] == [False, False, False, True]
+    suggestion = offered[0]
     at.pills(key="playing.suggestion").set_value(suggestion).run()
     assert asked == [suggestion, suggestion] and "No call" in said(at)
+    known = next(e for e in store.examples() if e.prompt == suggestion)
+    assert f"**Expected:** {words.escape(words.call(known.call))}" in said(at)
 
 
 @pytest.mark.parametrize("where", ["starting", "asking"])
 def test_a_server_that_does_not_answer_is_a_sentence(where, open_page, store, monkeypatch):
     seed.full(store)
 
-    def refuse(*args):
+    def refuse(*args, **more):
         raise EndpointRefused("The server refused (status 404): no such model. Check the name.", 404)
 
     if where == "asking":
@@ -183,6 +273,23 @@ def test_a_server_that_does_not_answer_is_a_sentence(where, open_page, store, mo
 
 def test_the_playground_works_before_training_and_asks_for_words(open_page):
     at = open_page("playground")
-    assert "Nothing to compare yet" in said(at) and "Fine-tune a model" in labels(at)
+    assert "Nothing to compare yet" in said(at) and "Write examples first" in labels(at)
     at.button(key="FormSubmitter:playing.form-Ask").click().run()
     assert "Write a request first" in said(at)
+
+
+def test_an_export_says_what_each_file_is_for(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 2_000_000)
+    (tmp_path / "model.gguf").write_bytes(b"x" * 1_000_000)
+    (tmp_path / "Modelfile").write_text("FROM ./model.gguf")
+
+    def script(folder):
+        from pathlib import Path
+
+        from drone_ft.ui import tuning
+
+        tuning.exported_files(Path(folder))
+
+    at = AppTest.from_function(script, args=(str(tmp_path),), default_timeout=30).run()
+    text = said(at)
+    assert "**model.safetensors** (2 MB)" in text and "**model.gguf** (1 MB)" in text and "ollama create" in text

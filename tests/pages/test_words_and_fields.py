@@ -31,6 +31,8 @@ from drone_ft.ui import parameters, words
         (words.value("Main hall"), "“Main hall”"),
         (words.value({"latitude": 1.5}), "latitude 1.5"),
         (words.value(["a", "b"]), "a and b"),
+        (words.value("Go! " * 99), f"“{'Go! ' * 19}Go!…”"),
+        (words.value(10**300), f"{10**300:,}"[:79] + "…"),
         (
             words.call(Call("control_camera", {"mode": "video", "duration": 120})),
             "Control camera: mode video, duration 120",
@@ -38,12 +40,12 @@ from drone_ft.ui import parameters, words
         (words.call(Call("calibrate_sensors")), "Calibrate sensors"),
         (words.call(Call("no"), reject="no"), "Impossible request"),
         (words.call(None), "No call"),
-        (words.takes({"enum": ["on", "off"]}), "one of on or off"),
+        (words.takes({"enum": ["on", "off"]}), "on or off"),
         (words.takes({"const": 3}), "always 3"),
         (words.takes({"type": "integer", "minimum": 1, "maximum": 5}), "any whole number from 1 to 5"),
         (words.takes({"type": ["string", "null"]}), "any text or nothing"),
         (words.takes({"type": "boolean"}), "yes or no"),
-        (words.takes({"type": "array", "items": {"enum": ["a", "b"]}}), "a list, each one of a or b"),
+        (words.takes({"type": "array", "items": {"enum": ["a", "b"]}}), "a list, each a or b"),
         (words.takes({"type": "object", "properties": {"x": {}, "y": {}}}), "x and y"),
     ],
 )

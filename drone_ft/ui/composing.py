@@ -1,0 +1,175 @@
+"""Having a model write the examples: where, how many, in whose tone, what it costs; and what was left out, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from drone_ft import asking, endpoints, prices, work
+from drone_ft.catalog import Catalog
+from drone_ft.endpoints import Endpoint
+from drone_ft.errors import DroneFTError
+from drone_ft.synthesis import by_model
+from drone_ft.synthesis.by_model import Prompts
+from drone_ft.ui import models, runs, session, words
+
+KIND = "compose"
+WHICH = {by_model.ALL: "Every call", by_model.UNCOVERED: "Calls without any example yet"}
+_PROMPTS = {
+    "values": ("Filling in values", "What the model is told when it chooses values for what a call leaves open."),
+    "commands": ("Writing commands", "What it is told when it writes people's words for a call."),
+    "impossible": ("Writing impossible requests", "What it is told when it writes what must be refused."),
+}
+
+
+def offer(catalog: Catalog) -> None:
+    """The settings behind a switch that says what they are for; nothing is worked out until it is opened."""
+    if st.toggle("Have a model write examples", key="composing.open", help="A hosted one, or this computer's."):
+        with st.container(border=True):
+            settings(catalog)
+
+
+def settings(catalog: Catalog) -> None:
+    """Who writes what, the estimate, and the button that starts."""
+    places = session.endpoints()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox(
+            "Where",
+            [place.name for place in places],
+            key="composing.endpoint",
+            format_func=words.first_up,
+            width=220,
+            help="Connections and their keys are on the settings page.",
+        )
+        endpoint = session.endpoint(name)
+        model = models.choice(endpoint, "composing.model")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        which = st.selectbox("For", list(WHICH), key="composing.which", format_func=WHICH.__getitem__, width=250)
+        commands = st.number_input("Commands for each call", 1, 20, 2, key="composing.commands", width=170)
+        impossible = st.number_input(
+            "Impossible ones for each function", 0, 50, 3, key="composing.impossible", width=210
+        )
+        at_once = st.number_input(
+            "At once",
+            1,
+            asking.MOST_AT_ONCE,
+            asking.AT_ONCE,
+            key="composing.at_once",
+            width=110,
+            help="Requests on their way together, at most. Where the server asks for patience, they are fewer.",
+        )
+    tone = st.text_input(
+        "Tone",
+        key="composing.tone",
+        placeholder="Curt, like radio traffic. Or: friendly, a customer who never flew before.",
+        help="How your people speak. Leave it empty for a mix.",
+    )
+    prompts = _prompts(tone)
+    batch = not endpoint.is_local and st.toggle(
+        "Send them as a batch: half the price, within a day",
+        key="composing.batch",
+        help="For large amounts. Not every server can do it. You may close the app; start again to collect.",
+    )
+    plan = _plan(catalog, which, int(commands), int(impossible), prompts)
+    _estimate(endpoint, model, plan, batch)
+    chosen: dict[str, Any] = {
+        "endpoint": endpoint.name,
+        "model": model or None,
+        "which": which,
+        "commands": int(commands),
+        "impossible": int(impossible),
+        "at_once": int(at_once),
+        "batch": batch,
+        "prompts": prompts,
+    }
+    runs.start_button(
+        "Write with this model",
+        KIND,
+        lambda: chosen,
+        "composing.start",
+        environment=lambda: session.environment(endpoint),
+        type="primary",
+        icon=":material/edit_note:",
+        disabled=not plan.templates or not (model or endpoint.is_local),
+    )
+
+
+def _prompts(tone: str) -> dict[str, str]:
+    """The instructions, with what the user changed of them; only what differs is kept."""
+    own = {"tone": tone.strip()} if tone.strip() else {}
+    with st.expander("What the model is told", icon=":material/tune:"):
+        st.caption("Instructions in plain English. Clear a field to get the original back.")
+        for name, (label, about) in _PROMPTS.items():
+            original = getattr(Prompts(), name)
+            text = st.text_area(label, original, key=f"composing.prompt.{name}", height=160, help=about)
+            if text.strip() and text != original:
+                own[name] = text
+    return own
+
+
+def _plan(catalog: Catalog, which: str, commands: int, impossible: int, prompts: dict[str, str]) -> by_model.Plan:
+    among = tuple(session.store().examples())
+    templates = tuple(by_model.choose(catalog, which, among))
+    return by_model.Plan(catalog, templates, commands, impossible, Prompts(**prompts), among)
+
+
+def _estimate(endpoint: Endpoint, model: str, plan: by_model.Plan, batch: bool) -> None:
+    if not plan.templates:
+        st.info("Every call has an example already. Choose “Every call” to write more.", icon=":material/info:")
+        return
+    expected = by_model.estimate(plan, model, batch, endpoint.is_local)
+    st.markdown(
+        f":material/forum: About {words.count(len(plan.templates) * plan.commands, 'command')} for "
+        f"{words.count(len(plan.templates), 'kind of call', 'kinds of call')}, "
+        f"and {words.count(len(plan.functions) * plan.impossible, 'impossible request')}  \n"
+        f":material/send: About {words.count(expected.requests, 'request')}, "
+        f"{words.big(expected.input_tokens + expected.output_tokens)} tokens  \n"
+        f":material/payments: {words.first_up(prices.words(expected.cost, estimate=True))}"
+    )
+
+
+def outcome() -> None:
+    """What the last writing by a model brought, and the ledger of what was left out."""
+    run = runs.latest(KIND)
+    if run is None or run.is_under_way:
+        return
+    if run.status in ("failed", "cancelled"):
+        runs.stopped(run, environment=lambda: _environment(run))
+    written, left = run.result.get("written"), run.result.get("left_out_count", 0)
+    if written is None:
+        return
+    cost = prices.words(run.result.get("cost"))
+    st.success(
+        f"{words.escape(run.result.get('model') or 'The model')} wrote {words.count(written, 'example')} ({cost}).",
+        icon=":material/check_circle:",
+    )
+    if left:
+        with st.expander(f"Left out: {left:,}, with the reason for each", icon=":material/rule:"):
+            st.dataframe(
+                [_ledger(one) for one in run.result.get("left_out", [])],
+                hide_index=True,
+                alt="What the model wrote or was asked for that is not among the examples, and why",
+                column_config={
+                    "Words": st.column_config.TextColumn(width=300),
+                    "Left out because": st.column_config.TextColumn(width=380),
+                },
+            )
+
+
+def _ledger(one: dict[str, Any]) -> dict[str, str]:
+    call = one.get("call") or {}
+    return {
+        "Function": words.title(str(call.get("name", ""))),
+        "Words": one.get("words") or "",
+        "Left out because": one.get("reason") or "",
+    }
+
+
+def _environment(run: work.Run) -> dict[str, str]:
+    """The key for going on with a run, as this tab knows it."""
+    name = run.settings.get("endpoint", endpoints.LOCAL)
+    found = session.endpoint(name)
+    if found.name != name:
+        raise DroneFTError(f"There is no connection named {name} any more. Add it on the settings page again.")
+    return session.environment(found)

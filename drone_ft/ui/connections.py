@@ -1,0 +1,140 @@
+"""The settings page's parts: where models live, the key for each place, and a test that says what works there."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+import streamlit as st
+
+from drone_ft import endpoints, probing
+from drone_ft.endpoints import Endpoint
+from drone_ft.errors import DroneFTError
+from drone_ft.probing import Probe
+from drone_ft.ui import frame, session, words
+
+_ABOUT = {
+    "local": "A small model that learns and answers here. It needs no key, and nothing leaves this computer.",
+    "openai": "OpenAI's own service, or whatever OPENAI_BASE_URL names. Requests are paid for.",
+    "azure": "Models deployed in your Azure resource. Requests are paid for.",
+    "custom": "A server of your own, such as vLLM, Ollama or LM Studio.",
+}
+_ICONS = {"local": ":material/computer:", "openai": ":material/cloud:", "azure": ":material/cloud:"}
+
+
+def cards() -> None:
+    """A card for each endpoint: what it is, its key, and the test."""
+    for endpoint in session.endpoints():
+        with st.container(border=True):
+            _card(endpoint)
+
+
+def _card(endpoint: Endpoint) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        icon = _ICONS.get(endpoint.kind, ":material/dns:")
+        st.subheader(f"{icon} {words.escape(words.first_up(endpoint.name))}", anchor=False, width="content")
+        with st.container(horizontal=True, width="content"):
+            saved = any(one.name == endpoint.name for one in session.store().endpoints())
+            if saved:
+                st.button(
+                    "Remove",
+                    key=f"connections.remove.{endpoint.name}",
+                    icon=":material/delete:",
+                    on_click=_remove,
+                    args=(endpoint,),
+                )
+            asked = st.button("Test", key=f"connections.test.{endpoint.name}", icon=":material/network_check:")
+    st.caption(_ABOUT[endpoint.kind] + (f"  \n`{endpoint.base_url}`" if endpoint.base_url else ""))
+    if not endpoint.is_local:
+        _key(endpoint)
+    if asked:
+        with st.spinner("Asking …"):
+            session.probes()[endpoint.name] = probe(endpoint)
+    said = session.probes().get(endpoint.name)
+    if said:
+        show = st.success if said.reachable and said.key_accepted is not False else st.warning
+        show(words.escape(said.sentence), icon=":material/check_circle:" if show is st.success else ":material/error:")
+
+
+def probe(endpoint: Endpoint) -> Probe:
+    """What works at an endpoint, asked now."""
+    try:
+        # the local server is started if it sleeps: a test of something that is off says nothing
+        there = endpoints.local_endpoint() if endpoint.is_local else endpoint
+    except DroneFTError as error:
+        return Probe(str(error), reachable=False)
+    return probing.probe(there, session.key(endpoint))
+
+
+def _key(endpoint: Endpoint) -> None:
+    """The field for a key, and where the one in use comes from."""
+    variable, origin = endpoints.key_variable(endpoint), session.key_origin(endpoint)
+    st.text_input(
+        "Key",
+        type="password",
+        key=f"connections.key.{endpoint.name}",
+        placeholder="Leave empty if it needs none"
+        if endpoint.kind == "custom"
+        else f"Paste it here, or set {variable}",
+        on_change=_take_key,
+        args=(endpoint,),
+        width=420,
+        help="Kept in this tab's memory only: never in a file, the database or a log. It is gone after a reload; "
+        f"to keep it, set the environment variable {variable} or put it into Streamlit's secrets.",
+    )
+    if origin:
+        st.caption(f":material/key: A key is in use, from {origin}.")
+
+
+def _take_key(endpoint: Endpoint) -> None:
+    session.set_key(endpoint, st.session_state[f"connections.key.{endpoint.name}"])
+
+
+def adder() -> None:
+    """Add an endpoint by its base URL."""
+    with (
+        st.expander("Add a connection", icon=":material/add:"),
+        st.form("connections.form", border=False),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
+        st.text_input("Name", key="connections.name", placeholder="vLLM in the office", max_chars=40, width=240)
+        st.text_input(
+            "Base URL",
+            key="connections.url",
+            placeholder="http://localhost:11434/v1",
+            width=420,
+            help="Where its OpenAI-compatible API begins; most end in /v1. Ollama: http://localhost:11434/v1. "
+            "LM Studio: http://localhost:1234/v1. Azure: https://….openai.azure.com/openai/v1/",
+        )
+        st.selectbox(
+            "Kind",
+            ["custom", "azure"],
+            key="connections.kind",
+            format_func=lambda kind: {"custom": "Own server", "azure": "Azure OpenAI"}[kind],
+            width=180,
+        )
+        st.form_submit_button("Add", icon=":material/add:", on_click=_add)
+
+
+@frame.action
+def _add() -> None:
+    now = st.session_state
+    name, url = now["connections.name"].strip(), now["connections.url"].strip().rstrip("/")
+    parts = urllib.parse.urlsplit(url)
+    if not name or any(one.name.casefold() == name.casefold() for one in session.endpoints()):
+        raise DroneFTError(
+            f"There is a connection named {name} already. Choose another name." if name else "Give it a name first."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise DroneFTError(f"{url or 'Nothing'} is no base URL. It begins with http:// or https://, such as …/v1.")
+    if parts.username or parts.password or parts.query:
+        raise DroneFTError("A base URL is stored, so it must not hold a password or a key. Put the key into its field.")
+    session.store().save_endpoint(Endpoint(name, url, now["connections.kind"]))
+    now["connections.name"] = now["connections.url"] = ""
+    frame.notify(f"{name} was added. Test it to see what works there.")
+
+
+@frame.action
+def _remove(endpoint: Endpoint) -> None:
+    session.store().remove_endpoint(endpoint.name)
+    session.set_key(endpoint, "")
+    frame.notify(f"{endpoint.name} was removed; its trainings and answers stay. Add it again at any time.")

@@ -1,0 +1,103 @@
+"""Before an upload: what is wrong with the examples for a target, what can be put right by a button, what it costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import streamlit as st
+
+from drone_ft import checks, pipeline, prices
+from drone_ft.catalog import Catalog
+from drone_ft.checks import Finding
+from drone_ft.dataset import Example
+from drone_ft.endpoints import Endpoint
+from drone_ft.ui import session, words
+
+_CHECKED = "preflight.checked"
+_FIXES = "preflight.fixes"
+_MARKS = {"error": ":red[:material/error:]", "warning": ":orange[:material/warning:]", "note": ":gray[:material/info:]"}
+MOST_LISTED = 8  # findings of one kind on the page
+
+
+def target(endpoint: Endpoint) -> str:
+    """Whose rules the files must keep."""
+    return {"local": "local", "azure": "azure"}.get(endpoint.kind, "openai")
+
+
+def fixes() -> list[str]:
+    """What the user chose to have put right, in the order it is done."""
+    return [name for name in checks.FIXES if name in st.session_state.get(_FIXES, ())]
+
+
+def costs(endpoint: Endpoint, model: str, ready: Sequence[Example], epochs: int) -> str:
+    """How many tokens are trained on and what that costs, as a line of text; an estimate."""
+    counted = _counted(_digest(ready), ready, session.store().catalog(), epochs)
+    price = prices.cost(model, training=counted.trained, local=endpoint.is_local)
+    return f"About {words.big(counted.trained)} tokens to train on, {prices.words(price, estimate=True)}"
+
+
+def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
+    """A button that checks the examples for where they go, and what it found."""
+    digest = f"{_digest(ready)} {target(endpoint)}"
+    if st.button("Check the examples first", icon=":material/fact_check:", key="preflight.check"):
+        st.session_state[_CHECKED] = digest
+        st.session_state[_FIXES] = ()
+    if st.session_state.get(_CHECKED) != digest:
+        return
+    with st.spinner("Reading every example …"):
+        found = _found(digest, ready, session.store().catalog(), target(endpoint), fixes())
+    with st.container(border=True):
+        st.markdown(f"**{words.escape(checks.summary(found))}**")
+        for rule in dict.fromkeys(finding.rule for finding in found):
+            _rule([finding for finding in found if finding.rule == rule])
+        if fixes():
+            st.caption(f"Put right before the upload: {words.listed([name.lower() for name in fixes()], 'and')}.")
+            st.button("Undo these changes", icon=":material/undo:", key="preflight.undo", on_click=_undo)
+
+
+def _rule(found: list[Finding]) -> None:
+    """The findings of one rule, and the button that puts them right."""
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        more = f" And {len(found) - 1:,} more like it." if len(found) > 1 else ""
+        st.markdown(f"{_MARKS[found[0].severity]} {words.escape(str(found[0]))}{more}", width="stretch")
+        if found[0].fix:
+            st.button(
+                found[0].fix,
+                key=f"preflight.fix.{found[0].rule}",
+                icon=":material/build:",
+                on_click=_fix,
+                args=(found[0].fix,),
+            )
+    if len(found) > 1:
+        with st.expander("Show them", icon=":material/list:"):
+            st.markdown("\n".join(f"- {words.escape(str(finding))}" for finding in found[:MOST_LISTED]))
+
+
+def _fix(name: str) -> None:
+    st.session_state[_FIXES] = (*st.session_state.get(_FIXES, ()), name)
+
+
+def _undo() -> None:
+    st.session_state[_FIXES] = ()
+
+
+def _digest(ready: Sequence[Example]) -> str:
+    text = json.dumps([asdict(example) for example in ready], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(digest: str, _ready: Sequence[Example], _catalog: Catalog, target: str, fixes: list[str]) -> list[Finding]:
+    train, test = pipeline.training_files(_ready, _catalog, target, fixes)
+    return checks.check(train, test or None, target, _catalog)
+
+
+def _count(digest: str, _ready: Sequence[Example], _catalog: Catalog, epochs: int) -> Any:
+    return checks.tokens(pipeline.training_files(_ready, _catalog)[0], epochs)
+
+
+_found = st.cache_data(_find, show_spinner=False, max_entries=8)
+_counted = st.cache_data(_count, show_spinner=False, max_entries=8)

@@ -1,0 +1,7 @@
+"""Settings: where models live, and the keys for them."""
+
+from drone_ft.ui import connections, frame
+
+frame.head("Settings", "Where models live. Each speaks the same API, so every page works the same with each of them.")
+connections.cards()
+connections.adder()
