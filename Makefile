@@ -1,5 +1,5 @@
 # make run: the app.  make test: every check.  Both set up what they need, once.
-# make bench: what the local engine costs here, into benchmarks/RESULTS.md (a quarter of an hour).
+# make bench: what the local engine and asking a hosted model cost here, into benchmarks/RESULTS.md (a quarter of an hour).
 #   PYTHON=python3.12        another Python (3.11 or newer)
 #   TORCH_INDEX_URL=URL      where torch comes from; https://download.pytorch.org/whl/cpu avoids CUDA on Linux
 PYTHON ?= python3
@@ -22,6 +22,7 @@ test: .venv/ready-to-test
 bench: .venv/ready-to-test benchmarks/requirements.txt
 	$(PIP) -r requirements-dev.txt -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.bench_asking
 
 .venv/ready: requirements.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

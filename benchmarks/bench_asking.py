@@ -1,7 +1,7 @@
 """What asking a hosted model costs: commands a minute beside a one-by-one loop, own work a call, memory over many.
 
 The server is tests/scripted.py in a process of its own, with 300 ms of latency and room for 64 at once, so the figures
-speak of this program alone: `python -m benchmarks.bench_asking`.
+speak of this program alone: `python -m benchmarks.bench_asking`. The table is the second one of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ MODEL = "gpt-4.1-mini"
 COMMANDS = 2  # a call, as in the cookbook
 ONE_BY_ONE = 20  # calls the loop is timed over
 WARM = 500  # calls after which memory is looked at first
+HEAD = "\n# What asking a hosted model costs\n"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=5000)
-    for figure in figures(parser.parse_args().calls):
-        print(f"| {figure.name} | {figure.value} | {figure.aim} |", flush=True)
+    lines = [f"| {one.name} | {one.value} | {one.aim} |\n" for one in figures(parser.parse_args().calls)]
+    about = f"`python -m benchmarks.bench_asking` on {time.strftime('%Y-%m-%d')}, {LATENCY * 1000:.0f} ms of latency."
+    text = f"{HEAD}\n{about}\n\n| | measured | aim |\n|---|---|---|\n{''.join(lines)}"
+    page = ROOT / "benchmarks" / "RESULTS.md"
+    page.write_text(page.read_text("utf-8").split(HEAD)[0] + text, "utf-8")
+    print(text)
 
 
 def figures(calls: int = 5000) -> Iterator[Figure]:
