@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def tune(options: argparse.Namespace) -> int:
     passed = ("leak", "conflict", *(("too long",) if options.base_url else ()))
     for found in checks.check(train, validation, "local"):
         if found.severity == "error" and found.rule not in passed:
-            path = options.train if found.file == checks.TRAINING else options.validation
+            path = options.train if found.file == "training" else options.validation
             raise DatasetError(f"{path.name} cannot be trained on. {_placed(found)} See all with: check {path}")
     store, endpoint = Store(), _endpoint(options.base_url)
     client = endpoints.client(endpoint)
@@ -264,7 +265,11 @@ def _catalog(path: Path | None) -> Any:
 def _endpoint(base_url: str | None) -> Any:
     from drone_ft.endpoints import Endpoint, local_endpoint
 
-    return Endpoint(base_url, base_url) if base_url else local_endpoint()
+    if not base_url:
+        return local_endpoint()
+    # a server on this computer may need no key, such as Ollama's or ours
+    is_near = urllib.parse.urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
+    return Endpoint(base_url, base_url, "custom" if is_near and not os.environ.get("OPENAI_API_KEY") else "openai")
 
 
 def _read(path: Path) -> str:

@@ -151,8 +151,20 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
+# Half an emoji: no database and no file takes it. As a letter, and as it is escaped inside an answer's own JSON.
+_HALF = re.compile(
+    r"(?P<whole>\\\\u[dD][89abAB][0-9a-fA-F]{2}\\\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|\\\\u[dD][89a-fA-F][0-9a-fA-F]{2}|[\ud800-\udfff]"
+)
+
+
+def _whole(match: re.Match[str]) -> str:
+    return match["whole"] or "\ufffd"
+
+
 def make_answer(ask: Ask, body: dict[str, Any], by_batch: bool = False) -> Answer:
     """The answer in a chat completion's body; raises EndpointUnavailable where there is none in it."""
+    body = json.loads(_HALF.sub(_whole, json.dumps(body, default=repr, ensure_ascii=False)))
     try:
         message = body["choices"][0]["message"]
         usage = body.get("usage") or {}

@@ -161,7 +161,7 @@ def _rows(client: openai.OpenAI, batch: Batch) -> Iterator[dict[str, Any]]:
         if not file_id:
             continue
         content = patiently(lambda file_id=file_id: client.files.content(file_id))  # type: ignore[misc]
-        for line in content.iter_lines():
+        for line in content.text.split("\n"):  # iter_lines also parts them inside texts
             try:
                 row = json.loads(line)
             except ValueError:

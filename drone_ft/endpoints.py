@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +73,12 @@ def from_environment() -> list[Endpoint]:
 
 def key_variable(endpoint: Endpoint) -> str:
     """The environment variable that holds the endpoint's key; one for each host, so that no host sees another's key."""
-    if endpoint.kind == "custom":
-        return "DRONE_FT_KEY_" + re.sub(r"[^A-Z0-9]+", "_", endpoint.name.upper()).strip("_")
+    own = {known.base_url.rstrip("/") for known in from_environment()} if endpoint.kind == "azure" else set()
+    if endpoint.kind == "custom" or (endpoint.kind == "azure" and endpoint.base_url.rstrip("/") not in own):
+        # Names may look alike once they are letters; the address tells them apart.
+        mark = hashlib.sha256(endpoint.base_url.encode()).hexdigest()[:6].upper()
+        name = re.sub(r"[^A-Z0-9]+", "_", endpoint.name.upper()).strip("_")
+        return "_".join(part for part in ("DRONE_FT_KEY", name, mark) if part)
     return {"local": "DRONE_FT_TOKEN", "azure": "AZURE_OPENAI_API_KEY"}.get(endpoint.kind, "OPENAI_API_KEY")
 
 
@@ -94,6 +100,11 @@ def client(
     Raises EndpointRefused without a usable key, EndpointUnavailable when this computer's server cannot be started.
     """
     url = endpoint.base_url or local_endpoint().base_url
+    parts = urllib.parse.urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise EndpointRefused(
+            "A base URL is written down, so it must hold no password or key. Set the key apart from it.", 400
+        )
     hooks = {"response": [lambda response: listen(response.headers)]} if listen else {}
     made = openai.OpenAI(
         base_url=url,

@@ -23,6 +23,8 @@ from drone_ft.endpoints import LOCAL, patiently, translated
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, WorkCancelled
 
 OVER = ("succeeded", "failed", "cancelled")
+LOOK_HOSTED = 10.0  # seconds between two looks at a job at a service; it has a limit on requests
+LONGEST_WAIT = 60.0  # seconds between two looks at a service that is away
 TAG = "drone_ft_job"  # metadata that says which job of ours it is
 # A careless server can page for ever; no job of ours has more events, no account of ours more jobs than this.
 MOST_EVENTS = 20_000
@@ -122,12 +124,16 @@ def _create(client: openai.OpenAI, tag: str, sleep: Callable[[float], None], **r
     """Create the job; when the answer is lost, look for it by its tag, and try again only where it is not there."""
     for left in reversed(range(CREATIONS)):
         try:
-            return translated(lambda: client.fine_tuning.jobs.create(**request))
-        except EndpointUnavailable as error:
-            made = _look(client, tag, str(request["training_file"]), sleep, error)
-            if made:
+            made = translated(lambda: client.fine_tuning.jobs.create(**request))
+            if made.id:
                 return made
-            if not left:
+            raise EndpointUnavailable("The server's answer has no job in it.")
+        except EndpointUnavailable as error:
+            found = _look(client, tag, str(request["training_file"]), sleep, error)
+            if found:
+                return found
+            # Only who was told no tries again: a job whose answer was lost may still appear, and would be paid twice.
+            if not left or error.status is None:
                 raise
             sleep(error.wait or 0.0)
     raise AssertionError("the last attempt returns or raises")
@@ -258,29 +264,76 @@ def follow(
     save: Callable[[Job], None],
     tell: Callable[[Job], None] = lambda job: None,
     every: float = 2.0,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Job:
     """Wait until the job is over, saving and telling it each time; raises JobError when it did not succeed.
 
     When somebody cancels (`tell` raises WorkCancelled, or Ctrl-C), the job is cancelled at its endpoint and saved as
-    cancelled; any other trouble, such as an outage, leaves it running there.
+    that sees it; any other trouble leaves it running there. A service that is away is waited for, as its jobs go on.
     """
+    pause = every
     try:
         tell(job)
         while not job.is_over:
-            time.sleep(every)
-            job = refresh(client, job)
+            if job.endpoint != LOCAL:
+                pause = max(pause, min(LOOK_HOSTED, every * 5))
+            _wait(pause, every, job, tell, sleep)
+            try:
+                job, pause = refresh(client, job), every
+            except EndpointUnavailable:
+                if job.endpoint == LOCAL:
+                    raise
+                pause = min(LONGEST_WAIT, pause * 2)
+                job = dataclasses.replace(job, message=f"{job.endpoint} is away; it is asked again within a minute.")
             save(job)
             tell(job)
     except (WorkCancelled, KeyboardInterrupt):
         if not job.is_over:
-            # The first error is the one worth telling; the job must not be gone on with even if this one fails.
-            with contextlib.suppress(EndpointError):
-                cancel(client, job)
-            save(dataclasses.replace(job, status="cancelled", seconds_left=None))
+            save(_cancelled(client, job, sleep))
         raise
+    if job.status == "succeeded" and not loss_curve(job.events):
+        job = _with_results(client, job)
+        save(job)
     if job.status != "succeeded" or not job.tuned_model:
         raise JobError(f"The fine-tuning job ended as {job.status}: {job.message or 'no reason given'}")
     return job
+
+
+def _wait(seconds: float, every: float, job: Job, tell: Callable[[Job], None], sleep: Callable[[float], None]) -> None:
+    """Wait in short pieces, so that somebody who cancels is heard soon."""
+    while True:
+        sleep(min(every, seconds))
+        seconds -= every
+        if seconds <= 0:
+            return
+        tell(job)
+
+
+def _cancelled(client: openai.OpenAI, job: Job, sleep: Callable[[float], None]) -> Job:
+    """The job after it was cancelled at its endpoint; still open where nobody knows whether it was."""
+    try:
+        return dataclasses.replace(patiently(lambda: cancel(client, job), sleep=sleep), seconds_left=None)
+    except EndpointRefused:  # it was over already, or is gone
+        with contextlib.suppress(EndpointError):
+            return refresh(client, job)
+        return dataclasses.replace(job, status="cancelled", seconds_left=None)
+    except EndpointError as error:
+        words = f"It could not be cancelled, and may still be running: {error}"
+        return dataclasses.replace(job, message=words, seconds_left=None)
+
+
+def _with_results(client: openai.OpenAI, job: Job) -> Job:
+    """The job with the points of its result file, where its events told none."""
+    try:
+        points = result_points(client, job)
+    except EndpointError:
+        return job  # the model is there; its curve is only nice to have
+    told = [
+        {"id": f"result-{point['step']}", "created": job.finished, "type": "metrics", "message": "", "data": point}
+        for point in points
+    ]
+    losses = [point[name] for name in ("train_loss", "valid_loss") for point in points if point[name] is not None]
+    return dataclasses.replace(job, events=[*job.events, *told], last_loss=losses[-1] if losses else job.last_loss)
 
 
 def cancel(client: openai.OpenAI, job: Job) -> Job:
@@ -291,14 +344,24 @@ def cancel(client: openai.OpenAI, job: Job) -> Job:
 
 def pause(client: openai.OpenAI, job: Job) -> Job:
     """Ask the endpoint to pause the job; its checkpoints answer meanwhile."""
-    now = translated(lambda: client.fine_tuning.jobs.pause(job.endpoint_job_id))
+    now = _if_offered(lambda: client.fine_tuning.jobs.pause(job.endpoint_job_id))
     return dataclasses.replace(job, status=now.status)
 
 
 def resume(client: openai.OpenAI, job: Job) -> Job:
     """Ask the endpoint to go on with a paused job."""
-    now = translated(lambda: client.fine_tuning.jobs.resume(job.endpoint_job_id))
+    now = _if_offered(lambda: client.fine_tuning.jobs.resume(job.endpoint_job_id))
     return dataclasses.replace(job, status=now.status)
+
+
+def _if_offered(call: Callable[[], FineTuningJob]) -> FineTuningJob:
+    try:
+        return translated(call)
+    except EndpointRefused as error:
+        if error.status in (404, 405):
+            words = "This server cannot pause trainings and go on with them. Let it run, or cancel it."
+            raise EndpointRefused(words, error.status, error.code) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -335,8 +398,9 @@ def progress(job: Job) -> tuple[int, int]:
     """Steps done and steps in all, as the newest metrics tell; (0, 0) before the first."""
     for event in reversed(job.events):
         data = event["data"] if isinstance(event["data"], dict) else {}
-        if data.get("step") and data.get("total_steps"):
-            return int(data["step"]), int(data["total_steps"])
+        done, total = _number(data.get("step")), _number(data.get("total_steps"))
+        if done and total:
+            return int(done), int(total)
     return 0, 0
 
 
@@ -348,14 +412,12 @@ def loss_curve(events: Sequence[dict[str, Any]]) -> list[dict[str, float | None]
     points: dict[int, dict[str, float | None]] = {}
     for event in events:
         data = event["data"] if isinstance(event["data"], dict) else {}
-        if "step" not in data:
+        step = _number(data.get("step"))
+        if step is None:
             continue
-        point = points.setdefault(
-            int(data["step"]), {"step": float(data["step"]), "train_loss": None, "valid_loss": None}
-        )
+        point = points.setdefault(int(step), {"step": step, "train_loss": None, "valid_loss": None})
         for name in ("train_loss", "valid_loss"):
-            if data.get(name) is not None:
-                point[name] = float(data[name])
+            point[name] = _number(data.get(name)) if _number(data.get(name)) is not None else point[name]
     return [points[step] for step in sorted(points)]
 
 
@@ -366,7 +428,12 @@ def result_points(client: openai.OpenAI, job: Job) -> list[dict[str, float | Non
     """
     points: dict[int, dict[str, float | None]] = {}
     for file in job.result_files:
-        raw = patiently(lambda file=file: client.files.content(file)).content  # type: ignore[misc]
+        try:
+            raw = patiently(lambda file=file: client.files.content(file)).content  # type: ignore[misc]
+        except EndpointRefused as error:
+            if error.status == 404:  # deleted, or never there
+                continue
+            raise
         rows = csv.DictReader(_table(raw).splitlines())
         if "step" not in (rows.fieldnames or []):
             raise EndpointError(f'The result file {file} is no table with a column "step". See the job\'s events.')
@@ -387,10 +454,10 @@ def _table(raw: bytes) -> str:
     return raw.decode("utf-8-sig", errors="replace")
 
 
-def _number(text: str | None) -> float | None:
-    """A finite number in a cell; None for anything else."""
+def _number(told: Any) -> float | None:
+    """A finite number in a cell or an event; None for anything else."""
     try:
-        value = float(text or "")
-    except ValueError:
+        value = float(told)
+    except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None

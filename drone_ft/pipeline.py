@@ -282,7 +282,7 @@ def _reaching(*names: str) -> str:
 
 def base_model(client: openai.OpenAI) -> str:
     """The endpoint's own model; the first that is not a tuned one."""
-    for model in endpoints.patiently(lambda: client.models.list()).data:
+    for model in endpoints.patiently(lambda: client.models.list()).data or []:
         if not model.id.startswith("ft:"):
             return model.id
     raise EndpointError("The server lists no base model. Check its settings.")
@@ -396,7 +396,10 @@ def _catch_up(store: Store, client: openai.OpenAI, forgotten: list[Job]) -> None
                 if error.status != 404:
                     raise
                 lost = "The server no longer knows this training. Start it again."
-                store.save_job(dataclasses.replace(job, status="failed", message=lost, seconds_left=None))
+                if job.endpoint != endpoints.LOCAL:  # perhaps another key or address is set just now: nothing is final
+                    lost = f"{job.endpoint} does not know this training, with the key and address set now."
+                status = "failed" if job.endpoint == endpoints.LOCAL else job.status
+                store.save_job(dataclasses.replace(job, status=status, message=lost, seconds_left=None))
 
 
 def compare(
@@ -468,7 +471,8 @@ def _job_to_go_on_with(
     store: Store, progress: Progress, endpoint: Endpoint, client: openai.OpenAI, train: str, model: str
 ) -> Job | None:
     """The job an earlier, broken-off run had started on this model and data, unless it ended badly or was lost."""
-    job = store.job(progress.run.result.get("job_id", ""))
+    kept = progress.run.result
+    job = store.job(kept.get("job_id", "")) or store.job(kept.get("tag", {}).get("id", ""))
     if job is None or job.status in ("failed", "cancelled"):
         return None
     if (job.model, job.endpoint) != (model, endpoint.name) or store.job_data(job.id)[0] != train:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -370,3 +371,23 @@ def test_what_a_model_does_not_accept_is_learned_once() -> None:
         assert all(r.answer for r in ask_all(wanted, asking.sender(client, store), store, limit=1))
         assert server.state.statuses["400"] == 2, "one refusal for json_schema, one for json_object"
         assert store.get(server.base_url, "llama-plain")
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ("half \ud83d of one", "half \ufffd of one"),
+        ("whole 😀", "whole 😀"),
+        ('{"commands": ["\\ud83d"]}', None),
+        ('["\\ud83d\\ude00"]', '["\\ud83d\\ude00"]'),
+    ],
+    ids=["a half", "a whole one", "a half within the answer's own JSON", "a whole one there"],
+)
+def test_half_an_emoji_is_kept_as_something_a_database_takes(content: str, kept: str | None) -> None:
+    ask = Ask("http://x/v1", "m", {"messages": []})
+    body = {"choices": [{"message": {"role": "assistant", "content": content}}]}
+    answer = asking.make_answer(ask, body)
+    said = answer.text
+    assert said.encode() and (kept is None or said == kept)
+    if kept is None:
+        assert json.loads(said)["commands"][0].encode(), "also once it is read as JSON"

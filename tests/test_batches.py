@@ -150,8 +150,10 @@ def test_files_are_as_large_as_the_server_takes_and_no_larger(most: int, most_by
 )
 def test_lines_without_an_answer_say_why(row: dict[str, Any], reason: str) -> None:
     class Content:
-        def iter_lines(self) -> list[str]:
-            return ["not json", "[]", json.dumps({"custom_id": ask.key, **row}), json.dumps({"custom_id": "else"})]
+        @property
+        def text(self) -> str:
+            lines = [json.dumps({"custom_id": ask.key, **row}, ensure_ascii=False), json.dumps({"custom_id": "else"})]
+            return "\n".join(["not json", "[]", *lines])
 
     class Files:
         def content(self, file_id: str) -> Content:

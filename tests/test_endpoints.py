@@ -49,14 +49,16 @@ def test_what_is_known_without_settings(monkeypatch: pytest.MonkeyPatch) -> None
         (Endpoint(LOCAL, "http://127.0.0.1:1/v1"), "DRONE_FT_TOKEN", "local"),
         (Endpoint("http://box/v1", "http://box/v1"), "OPENAI_API_KEY", None),
         (Endpoint("Azure OpenAI", "http://a/openai/v1/", "azure"), "AZURE_OPENAI_API_KEY", None),
-        (Endpoint("My vLLM, 2nd", "http://box/v1", "custom"), "DRONE_FT_KEY_MY_VLLM_2ND", "none"),
+        (Endpoint("Other Azure", "http://b/openai/v1/", "azure"), "DRONE_FT_KEY_OTHER_AZURE_863BC6", None),
+        (Endpoint("My vLLM, 2nd", "http://box/v1", "custom"), "DRONE_FT_KEY_MY_VLLM_2ND_3BB665", "none"),
+        (Endpoint("办公室", "http://c/v1", "custom"), "DRONE_FT_KEY_F377FC", "none"),
     ],
 )
 def test_each_server_gets_its_own_key_and_no_other(
     endpoint: Endpoint, variable: str, without: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = ("DRONE_FT_TOKEN", "OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "DRONE_FT_KEY_MY_VLLM_2ND")
-    for name in every:
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "http://a")
+    for name in ("DRONE_FT_TOKEN", "OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", variable):
         monkeypatch.setenv(name, f"key-of-{name}")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
     made = endpoints.client(endpoint)

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from drone_ft import endpoints, fine_tuning
-from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, TrainingClosed
+from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, TrainingClosed, WorkCancelled
 from drone_ft.fine_tuning import Job
 from tests.scripted import Script, Server, running
 
@@ -344,8 +344,43 @@ def test_a_server_that_is_away_is_one_sentence(boom: Callable[[httpx2.Request], 
 def test_an_outage_while_following_leaves_the_job_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     server = Scripted("running")
-    job = begin(server)
+    job = dataclasses.replace(begin(server), endpoint=endpoints.LOCAL)
     server.fail["GET /fine_tuning/jobs/ftjob-1"] = [refusal(503, None)] * 9
     with pytest.raises(EndpointUnavailable):
         fine_tuning.follow(server.client, job, lambda job: None, every=0)
     assert not any(path.endswith("/cancel") for _, path, _ in server.seen)
+
+
+def test_a_service_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    server, told, slept = Scripted("running", "succeeded"), [], []
+    job = begin(server)
+    server.fail["GET /fine_tuning/jobs/ftjob-1"] = [refusal(503, None)] * 13  # three looks, each tried again
+    done = fine_tuning.follow(server.client, job, lambda job: None, told.append, every=2.0, sleep=slept.append)
+    assert done.status == "succeeded" and any("is away" in now.message for now in told)
+    assert max(slept) <= 2.0 and sum(slept) > 10 + 20 + 40, "asked ever more seldom, heard at once when cancelled"
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [
+        ([refusal(429, None)], "cancelled"),
+        ([refusal(400, "job_over")], "running"),
+        ([refusal(503, None)] * 9, "running"),
+    ],
+    ids=["busy for a moment", "over already", "away"],
+)
+def test_a_cancelled_job_is_saved_as_its_endpoint_sees_it(
+    answers: list[Any], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    server = Scripted("running")
+    server.fail["POST /fine_tuning/jobs/ftjob-1/cancel"] = list(answers)
+    saved: list[fine_tuning.Job] = []
+
+    def stop(job: fine_tuning.Job) -> None:
+        raise WorkCancelled("stop")
+
+    with pytest.raises(WorkCancelled):
+        fine_tuning.follow(server.client, begin(server), saved.append, stop, every=0, sleep=lambda seconds: None)
+    assert saved[-1].status == status

@@ -185,8 +185,13 @@ def _single(arguments: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
                 yield path, item
 
 
+LARGEST = 1e15  # beyond it nobody says a number otherwise than digit by digit
+
+
 def says_number(words: str, value: float) -> bool:
     """Whether words say a number, its sign aside: as digits or in words, also in a larger unit."""
+    if abs(value) > LARGEST:
+        return str(abs(value)) in words
     size, text = abs(value), fold(words)
     numbers = [float(digits) for digits in re.findall(r"\d+(?:\.\d+)?", text)]
     factors = [1.0, *(factor for unit, factor in _UNITS if re.search(unit, words.casefold()))]
@@ -239,7 +244,8 @@ def _says_moment(text: str, moment: re.Match[str]) -> bool:
     numbers = {int(token) for token in tokens if token.isdigit()}
     good = True
     if day:
-        named = any(_MONTHS[int(month) - 1].startswith(token) for token in tokens if len(token) > 2)
+        spelled = _MONTHS[int(month) - 1] if 1 <= int(month) <= 12 else ""
+        named = any(spelled.startswith(token) for token in tokens if len(token) > 2)
         good = (int(day) in numbers or says_number(text, int(day))) and (named or int(month) in numbers)
     if hour and good:
         twelve = int(hour) % 12 or 12
