@@ -2,6 +2,8 @@
 
 from drone_ft.ui import connections, frame
 
-frame.head("Settings", "Where models live. Each speaks the same API, so every page works the same with each of them.")
+frame.head(
+    "Settings", "Where models live: on this computer, or at a service. Every page works the same with each of them."
+)
 connections.cards()
 connections.adder()

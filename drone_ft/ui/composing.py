@@ -6,15 +6,15 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import asking, endpoints, prices, work
+from drone_ft import asking, endpoints, prices
 from drone_ft.catalog import Catalog
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import DroneFTError
 from drone_ft.synthesis import by_model
 from drone_ft.synthesis.by_model import Prompts
 from drone_ft.ui import models, runs, session, words
 
 KIND = "compose"
+_OPEN = "composing.open"
 WHICH = {by_model.ALL: "Every call", by_model.UNCOVERED: "Calls without any example yet"}
 _PROMPTS = {
     "values": ("Filling in values", "What the model is told when it chooses values for what a call leaves open."),
@@ -23,27 +23,34 @@ _PROMPTS = {
 }
 
 
+def is_open() -> bool:
+    """Whether the settings are shown."""
+    return bool(st.session_state.get(_OPEN))
+
+
 def offer(catalog: Catalog) -> None:
     """The settings behind a switch that says what they are for; nothing is worked out until it is opened."""
-    if st.toggle("Have a model write examples", key="composing.open", help="A hosted one, or this computer's."):
+    if st.toggle(
+        "Have a model write examples",
+        key=_OPEN,
+        help="A hosted one, or this computer's.",
+        persist_state="session",
+    ):
         with st.container(border=True):
             settings(catalog)
 
 
 def settings(catalog: Catalog) -> None:
     """Who writes what, the estimate, and the button that starts."""
-    places = session.endpoints()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox(
-            "Where",
-            [place.name for place in places],
-            key="composing.endpoint",
-            format_func=words.first_up,
-            width=220,
-            help="Connections and their keys are on the settings page.",
-        )
-        endpoint = session.endpoint(name)
+        endpoint = models.where("composing.endpoint")
         model = models.choice(endpoint, "composing.model")
+    locked = models.is_locked(endpoint)
+    if endpoint.is_local and models.identity(model) == models.DEFAULT:
+        st.caption(
+            "A model this small writes little that can be used. All of it is checked, and what does not fit is left "
+            "out, with the reason; a larger model does better."
+        )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         which = st.selectbox("For", list(WHICH), key="composing.which", format_func=WHICH.__getitem__, width=250)
         commands = st.number_input("Commands for each call", 1, 20, 2, key="composing.commands", width=170)
@@ -64,6 +71,7 @@ def settings(catalog: Catalog) -> None:
         key="composing.tone",
         placeholder="Curt, like radio traffic. Or: friendly, a customer who never flew before.",
         help="How your people speak. Leave it empty for a mix.",
+        persist_state="session",
     )
     prompts = _prompts(tone)
     batch = not endpoint.is_local and st.toggle(
@@ -91,7 +99,7 @@ def settings(catalog: Catalog) -> None:
         environment=lambda: session.environment(endpoint),
         type="primary",
         icon=":material/edit_note:",
-        disabled=not plan.templates or not (model or endpoint.is_local),
+        disabled=locked or not plan.templates or not (model or endpoint.is_local),
     )
 
 
@@ -99,10 +107,12 @@ def _prompts(tone: str) -> dict[str, str]:
     """The instructions, with what the user changed of them; only what differs is kept."""
     own = {"tone": tone.strip()} if tone.strip() else {}
     with st.expander("What the model is told", icon=":material/tune:"):
-        st.caption("Instructions in plain English. Clear a field to get the original back.")
+        st.caption("Instructions in plain English. An empty field stands for the original.")
         for name, (label, about) in _PROMPTS.items():
             original = getattr(Prompts(), name)
-            text = st.text_area(label, original, key=f"composing.prompt.{name}", height=160, help=about)
+            text = st.text_area(
+                label, original, key=f"composing.prompt.{name}", height=160, help=about, persist_state="session"
+            )
             if text.strip() and text != original:
                 own[name] = text
     return own
@@ -124,7 +134,7 @@ def _estimate(endpoint: Endpoint, model: str, plan: by_model.Plan, batch: bool) 
         f"{words.count(len(plan.templates), 'kind of call', 'kinds of call')}, "
         f"and {words.count(len(plan.functions) * plan.impossible, 'impossible request')}  \n"
         f":material/send: About {words.count(expected.requests, 'request')}, "
-        f"{words.big(expected.input_tokens + expected.output_tokens)} tokens  \n"
+        f"{words.about(expected.input_tokens + expected.output_tokens)} tokens  \n"
         f":material/payments: {words.first_up(prices.words(expected.cost, estimate=True))}"
     )
 
@@ -132,10 +142,11 @@ def _estimate(endpoint: Endpoint, model: str, plan: by_model.Plan, batch: bool) 
 def outcome() -> None:
     """What the last writing by a model brought, and the ledger of what was left out."""
     run = runs.latest(KIND)
-    if run is None or run.is_under_way:
+    anew = session.store().latest_run("write")
+    if run is None or run.is_under_way or (anew and anew.created > run.created):
         return
     if run.status in ("failed", "cancelled"):
-        runs.stopped(run, environment=lambda: _environment(run))
+        runs.stopped(run, lambda: session.environment_of(run.settings.get("endpoint", endpoints.LOCAL)))
     written, left = run.result.get("written"), run.result.get("left_out_count", 0)
     if written is None:
         return
@@ -164,12 +175,3 @@ def _ledger(one: dict[str, Any]) -> dict[str, str]:
         "Words": one.get("words") or "",
         "Left out because": one.get("reason") or "",
     }
-
-
-def _environment(run: work.Run) -> dict[str, str]:
-    """The key for going on with a run, as this tab knows it."""
-    name = run.settings.get("endpoint", endpoints.LOCAL)
-    found = session.endpoint(name)
-    if found.name != name:
-        raise DroneFTError(f"There is no connection named {name} any more. Add it on the settings page again.")
-    return session.environment(found)

@@ -14,7 +14,7 @@ from drone_ft.ui import frame, session, words
 
 _ABOUT = {
     "local": "A small model that learns and answers here. It needs no key, and nothing leaves this computer.",
-    "openai": "OpenAI's own service, or whatever OPENAI_BASE_URL names. Requests are paid for.",
+    "openai": "OpenAI's own service. Requests are paid for.",
     "azure": "Models deployed in your Azure resource. Requests are paid for.",
     "custom": "A server of your own, such as vLLM, Ollama or LM Studio.",
 }
@@ -43,7 +43,9 @@ def _card(endpoint: Endpoint) -> None:
                     args=(endpoint,),
                 )
             asked = st.button("Test", key=f"connections.test.{endpoint.name}", icon=":material/network_check:")
-    st.caption(_ABOUT[endpoint.kind] + (f"  \n`{endpoint.base_url}`" if endpoint.base_url else ""))
+    elsewhere = endpoint.kind == "openai" and endpoint.base_url != endpoints.OPENAI_URL
+    about = "The service that OPENAI_BASE_URL names, in place of OpenAI's own." if elsewhere else _ABOUT[endpoint.kind]
+    st.caption(about + (f"  \n`{endpoint.base_url}`" if endpoint.base_url else ""))
     if not endpoint.is_local:
         _key(endpoint)
     if asked:
@@ -82,11 +84,25 @@ def _key(endpoint: Endpoint) -> None:
         f"to keep it, set the environment variable {variable} or put it into Streamlit's secrets.",
     )
     if origin:
-        st.caption(f":material/key: A key is in use, from {origin}.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f":material/key: A key is in use, from {origin}.", width="content")
+            if session.is_typed(endpoint):
+                st.button(
+                    "Forget it",
+                    key=f"connections.forget.{endpoint.name}",
+                    type="tertiary",
+                    on_click=_forget,
+                    args=(endpoint,),
+                )
 
 
 def _take_key(endpoint: Endpoint) -> None:
     session.set_key(endpoint, st.session_state[f"connections.key.{endpoint.name}"])
+
+
+def _forget(endpoint: Endpoint) -> None:
+    st.session_state[f"connections.key.{endpoint.name}"] = ""
+    session.set_key(endpoint, "")
 
 
 def adder() -> None:
@@ -118,19 +134,28 @@ def adder() -> None:
 @frame.action
 def _add() -> None:
     now = st.session_state
-    name, url = now["connections.name"].strip(), now["connections.url"].strip().rstrip("/")
-    parts = urllib.parse.urlsplit(url)
+    name, url, kind = now["connections.name"].strip(), now["connections.url"].strip(), now["connections.kind"]
     if not name or any(one.name.casefold() == name.casefold() for one in session.endpoints()):
         raise DroneFTError(
             f"There is a connection named {name} already. Choose another name." if name else "Give it a name first."
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DroneFTError(f"{url or 'Nothing'} is no base URL. It begins with http:// or https://, such as …/v1.")
-    if parts.username or parts.password or parts.query:
-        raise DroneFTError("A base URL is stored, so it must not hold a password or a key. Put the key into its field.")
-    session.store().save_endpoint(Endpoint(name, url, now["connections.kind"]))
+    session.store().save_endpoint(Endpoint(name, _checked(url, kind), kind))
     now["connections.name"] = now["connections.url"] = ""
     frame.notify(f"{name} was added. Test it to see what works there.")
+
+
+def _checked(url: str, kind: endpoints.Kind) -> str:
+    """The base URL as it is stored; raises DroneFTError for what is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        parts = urllib.parse.SplitResult("", "", "", "", "")
+    if parts.username or parts.password or parts.query:  # said without repeating it
+        raise DroneFTError("A base URL is stored, so it must not hold a password or a key. Put the key into its field.")
+    if parts.scheme not in ("http", "https") or not parts.hostname or len(url.split()) > 1:
+        raise DroneFTError(f"{url or 'Nothing'} is no base URL. It begins with http:// or https://, such as …/v1.")
+    url = url.rstrip("/")
+    return f"{url.removesuffix('/openai/v1')}/openai/v1/" if kind == "azure" else url
 
 
 @frame.action

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import streamlit as st
 
-from drone_ft import endpoints, evaluation, pipeline
+from drone_ft import endpoints, evaluation, pipeline, prices
 from drone_ft.catalog import Catalog
 from drone_ft.errors import DatasetError
 from drone_ft.evaluation import Report
-from drone_ft.ui import frame, models, reports, runs, session
+from drone_ft.ui import frame, models, reports, runs, session, words
 
 _REPORT = "evaluating.report"
+TOKENS_PER_REQUEST, TOKENS_PER_CALL = 20, 40  # about; for an estimate
 
 
 def empty() -> None:
@@ -33,6 +35,9 @@ def settings(catalog: Catalog, first: bool) -> None:
     again, best = "Compare other models or requests", next(iter(sets), "")
     with st.container(border=True) if first else st.expander(again, icon=":material/refresh:"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
+            models.start_from(
+                st.session_state.get("evaluating.tuned") or next(iter(tuned), None), bases, "evaluating.base"
+            )
             st.selectbox(
                 "Base model",
                 bases,
@@ -41,7 +46,7 @@ def settings(catalog: Catalog, first: bool) -> None:
                 width=260,
                 help=models.identities(bases),
             )
-            model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=260)
+            model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=340)
             st.selectbox(
                 "Requests",
                 list(sets),
@@ -56,11 +61,25 @@ def settings(catalog: Catalog, first: bool) -> None:
                 "There are no requests for this catalog. Write examples first; some are kept aside for this.",
                 icon=":material/info:",
             )
-        st.caption("Both models are sent the same instructions, functions and requests.")
+        st.caption("Both models are sent the same instructions, functions and requests." + _price(catalog, sets))
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
         runs.start_button(
             "Ask both models", "evaluate", _chosen, "evaluating.start", _keys, disabled=not sets or not model, **look
         )
+
+
+def _price(catalog: Catalog, sets: dict[str, int]) -> str:
+    """What asking hosted models will cost, about, as a sentence; "" where all are on this computer."""
+    now = st.session_state
+    count = sets.get(now["evaluating.cases"] or "", 0)
+    sent = (prices.tokens(json.dumps(catalog.to_json())) + TOKENS_PER_REQUEST) * count
+    hosted = [
+        (model, prices.cost(model, input=sent, output=TOKENS_PER_CALL * count))
+        for model in (now["evaluating.base"], now["evaluating.tuned"])
+        if model and models.place_of(model) != endpoints.LOCAL
+    ]
+    said = [f"{prices.words(cost, estimate=True)} for {models.name(model)}" for model, cost in hosted]
+    return f"  \nWhat it costs: {words.escape(words.listed(said, 'and'))}." if said and count else ""
 
 
 def _chosen() -> dict[str, Any]:
@@ -122,4 +141,4 @@ def outcome() -> None:
     """Why the newest evaluation stopped, if it did."""
     last = runs.latest("evaluate")
     if last and last.status in ("failed", "cancelled"):
-        runs.stopped(last, lambda: models.environment(*last.settings.get("models", ())))
+        runs.stopped(last, lambda: session.environment_of(*last.settings.get("places", ())))

@@ -15,7 +15,7 @@ from drone_ft.errors import DatasetError
 from drone_ft.ui import frame, runs, session, words
 
 SETS = {"train": "Training", "test": "Testing", None: "Not assigned"}
-ORIGINS = {"phrasebook": "Phrasebook", "plain": "Plain wording", "person": "You", "file": "A file"}
+ORIGINS = {"phrasebook": "Phrasebook", "plain": "Plain wording", "person": "You", "model": "A model", "file": "A file"}
 STATUSES = {"approved": "Approved", "draft": "Draft"}
 ADDING = "examples.adding"
 EDITING = "examples.editing"  # the id of the example in the editor, whatever is ticked meanwhile
@@ -80,8 +80,8 @@ def matching(examples: list[Example], wanted: Filter, catalog: Catalog) -> list[
     return sorted((e for e in examples if wanted.keeps(e, catalog.reject)), key=lambda e: e.id != last)
 
 
-def empty(catalog: Catalog) -> None:
-    """No examples yet: why they matter, and the button that writes them."""
+def empty(catalog: Catalog, first: bool = True) -> None:
+    """No examples yet: why they matter, and the button that writes them, `first` where no other one comes before it."""
     box = frame.empty(
         "**No examples yet**  \nA model learns from pairs: a person's words, and the call they mean. "
         f"Writing them for {words.count(len(catalog.callable_functions), 'function')} takes a few seconds.",
@@ -89,7 +89,12 @@ def empty(catalog: Catalog) -> None:
     )
     with box, st.container(horizontal=True, horizontal_alignment="center"):
         runs.start_button(
-            "Write examples", "write", dict, "examples.write", type="primary", icon=":material/edit_note:"
+            "Write examples",
+            "write",
+            dict,
+            "examples.write",
+            type="primary" if first else "secondary",
+            icon=":material/edit_note:",
         )
         load(catalog)
         undo()

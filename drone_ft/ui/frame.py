@@ -124,6 +124,11 @@ def notify(message: str, icon: str = ":material/check_circle:") -> None:
     st.session_state[_NOTICE] = (message, icon)
 
 
+def has_news() -> bool:
+    """Whether something waits to be said; a fragment that rerun by itself does not come to where it is shown."""
+    return _NOTICE in st.session_state or _PROBLEM in st.session_state
+
+
 def empty(message: str, icon: str) -> Any:
     """The frame of an empty page: what is missing; the caller adds the button that mends it."""
     box = st.container(border=True, horizontal_alignment="center", gap="small")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import openai
 import streamlit as st
 
 from drone_ft import endpoints, fine_tuning, prices
 from drone_ft.fine_tuning import Job
-from drone_ft.ui import frame, reports, session, words
-
-UNDER_WAY = ("validating_files", "queued", "running")
-Act = Callable[[openai.OpenAI, Job], Job]
+from drone_ft.ui import frame, reports, runs, session, words
 
 
 def show(job: Job) -> None:
     """Everything that is known of a job, and what can be done with it."""
-    _buttons(job)
-    with st.expander("What it was trained on", icon=":material/receipt_long:"):
+    runs.job_buttons(job)
+    with st.expander("Its examples, cost and evaluations", icon=":material/receipt_long:"):
         st.markdown("  \n".join(_facts(job)))
         train, validation = session.store().job_data(job.id)
         with st.container(horizontal=True):
@@ -29,18 +23,22 @@ def show(job: Job) -> None:
 
 def _facts(job: Job) -> list[str]:
     catalog = f" of the catalog {words.title(job.catalog)}" if job.catalog else ""
-    told = [f"{words.count(job.examples, 'example')}{catalog}"]
+    told = [f"Learnt from {words.count(job.examples, 'example')}{catalog}"]
     if job.trained_tokens:
-        told.append(f"{words.big(job.trained_tokens)} tokens trained on")
+        told.append(f"Tokens read in training: {words.big(job.trained_tokens)}")
     if job.endpoint != endpoints.LOCAL:
         told.append(f"Cost: {prices.words(job.cost)}")
     chosen = job.hyperparameters | ({"seed": job.seed} if job.seed is not None else {})
     if chosen:
-        told.append("Settings: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items()))
-    told.append(f"Job {job.endpoint_job_id} ({job.endpoint})")
+        told.append("Settings: " + ", ".join(f"{_setting(name)} {value}" for name, value in chosen.items()))
     used = [r for r in session.store().reports() if job.tuned_model and job.tuned_model in r.models]
     told += [f"Evaluated: {reports.label(report)}" for report in used] or ["Not evaluated yet"]
+    told.append(f"Its number at {job.endpoint}: {job.endpoint_job_id}")
     return [words.escape(fact) for fact in told]
+
+
+def _setting(name: str) -> str:
+    return name.removeprefix("n_").replace("_", " ")
 
 
 def _download(job: Job, label: str, text: str, name: str) -> None:
@@ -64,29 +62,13 @@ def _checkpoints(job: Job) -> None:
     )
     if not pressed:
         return
-    found = fine_tuning.checkpoints(session.reach(job.endpoint), job)
-    for one in found:
-        st.caption(f"After step {one.step:,}")
-        st.code(one.model, language=None)
-    if not found:
-        st.caption("No checkpoints are kept of this job.")
-
-
-def _buttons(job: Job) -> None:
-    """Pause, go on, cancel: for a job that waits or runs."""
-    stop: tuple[str, str, Act] = ("Cancel", ":material/stop_circle:", fine_tuning.cancel)
-    offered: list[tuple[str, str, Act]] = []
-    if job.status in UNDER_WAY:
-        offered = [("Pause", ":material/pause_circle:", fine_tuning.pause), stop]
-    elif job.status == "paused":
-        offered = [("Go on", ":material/play_circle:", fine_tuning.resume), stop]
-    with st.container(horizontal=True):
-        for label, icon, act in offered:
-            st.button(label, key=f"job_details.{label}.{job.id}", icon=icon, on_click=_act, args=(act, job, label))
-
-
-@frame.action
-def _act(act: Act, job: Job, label: str) -> None:
-    whole = session.store().job(job.id) or job
-    session.store().save_job(act(session.reach(job.endpoint), whole))
-    frame.notify(f"{label}: {job.suffix or job.id}.")
+    with frame.boundary():
+        found = fine_tuning.checkpoints(session.reach(job.endpoint), job)
+        st.caption(
+            "The model as it was on the way; an OpenAI client can ask for it under these names."
+            if found
+            else "No checkpoints are kept of this training."
+        )
+        for one in found:
+            st.caption(f"After step {one.step:,}")
+            st.code(one.model, language=None)

@@ -35,13 +35,23 @@ def bases() -> list[str]:
 
 def _tested() -> list[str]:
     """Models of the endpoints that were tested in this tab."""
-    return [model for name, probe in session.probes().items() if name != endpoints.LOCAL for model in probe.chat]
+    return [model for name, probe in session.probes().items() if name != endpoints.LOCAL for model in _untuned(probe)]
+
+
+def _untuned(probe: probing.Probe | None) -> list[str]:
+    return [model for model in probe.chat if not model.startswith("ft:")] if probe else []
 
 
 def place_of(model: str) -> str:
     """The name of the endpoint where a model is."""
-    for job in session.store().jobs():
-        if job.endpoint != endpoints.LOCAL and model in (job.tuned_model, job.model):
+    jobs_ = session.store().jobs()
+    for job in jobs_:
+        if model == job.tuned_model:
+            return job.endpoint
+    if identity(model) == identity(ITS_OWN):
+        return endpoints.LOCAL
+    for job in jobs_:
+        if job.endpoint != endpoints.LOCAL and model == job.model:
             return job.endpoint
     found = [n for n, probe in session.probes().items() if n != endpoints.LOCAL and model in probe.chat]
     return found[0] if found else endpoints.LOCAL
@@ -55,7 +65,53 @@ def client(model: str) -> openai.OpenAI:
 
 def environment(*asked: str) -> dict[str, str]:
     """The keys that a process of ours needs to ask these models."""
-    return {k: v for model in asked for k, v in session.environment(session.endpoint(place_of(model))).items()}
+    return session.environment_of(*(place_of(model) for model in asked))
+
+
+def before(tuned: str | None, bases: list[str]) -> str | None:
+    """The one of `bases` that a tuned model was made from; None where it is not among them."""
+    made_from = next((job.model for job in jobs() if tuned and job.tuned_model == tuned), None)
+    return next((base for base in bases if identity(base) == made_from), None)
+
+
+def start_from(tuned: str | None, bases: list[str], key: str) -> None:
+    """Have a choice of base models begin with what the chosen tuned model was made from, whenever that one changes."""
+    seen = f"{key}.for"
+    base = before(tuned, bases)
+    if base is not None and (st.session_state.get(seen) != tuned or key not in st.session_state):
+        st.session_state[key] = base
+    st.session_state[seen] = tuned
+
+
+def where(key: str, **look: Any) -> Endpoint:
+    """A field to choose an endpoint; it is as it was left when one comes back to the page."""
+    names = [place.name for place in session.endpoints()]
+    if st.session_state.get(key) not in names:
+        st.session_state.pop(key, None)
+    chosen = st.selectbox(
+        "Where",
+        names,
+        format_func=words.first_up,
+        key=key,
+        width=220,
+        help="On this computer, or at a service; the settings page has their connections and keys.",
+        **look,
+    )
+    return session.endpoint(chosen)
+
+
+def is_locked(endpoint: Endpoint) -> bool:
+    """Whether a service cannot be asked at all, for want of a key; says so, or what its last test found wrong."""
+    locked = endpoint.kind in ("openai", "azure") and not session.key(endpoint)
+    probe = session.probes().get(endpoint.name)
+    if locked:
+        st.warning(f"{words.escape(endpoint.name)} needs a key, and there is none yet.", icon=":material/key:")
+    elif probe and not (probe.reachable and probe.key_accepted is not False):
+        st.warning(words.escape(probe.sentence), icon=":material/error:")
+    else:
+        return False
+    st.page_link("pages/settings.py", label="Open the settings", icon=":material/settings:")
+    return locked
 
 
 def choice(endpoint: Endpoint, key: str) -> str:
@@ -70,11 +126,13 @@ def choice(endpoint: Endpoint, key: str) -> str:
         with st.spinner(f"Asking {words.escape(endpoint.name)} for its models …"):
             session.probes()[endpoint.name] = probing.probe(endpoint, session.key(endpoint))
     known = session.probes().get(endpoint.name)
+    found = _untuned(known)
     chosen = st.selectbox(
         "Model",
-        list(known.chat) if known else [],
-        index=0 if known and known.chat else None,
-        key=f"{key}.{endpoint.name}.{bool(known and known.chat)}",
+        found,
+        index=0 if found else None,
+        key=f"{key}.{endpoint.name}.{bool(found)}",
+        persist_state="session",
         accept_new_options=True,
         placeholder="Choose one, or type its name",
         width=300,
@@ -144,7 +202,8 @@ def training_time(examples: int, epochs: int) -> str:
 def _pace() -> float:
     """Seconds an example and epoch took in the newest finished training."""
     for job in session.store().jobs():
-        if job.status == "succeeded" and job.finished and job.examples and isinstance(job.epochs, int):
+        here = job.endpoint == endpoints.LOCAL and job.status == "succeeded"
+        if here and job.finished and job.examples and isinstance(job.epochs, int):
             return max(0.001, (job.finished - job.created) / (job.examples * job.epochs))
     return SECONDS_PER_EXAMPLE_AND_EPOCH
 

@@ -96,7 +96,9 @@ def answers(catalog: Catalog, prompt: str | None) -> None:
     tuned = models.tuned()
     slot = st.container()
     left, right = st.columns(2)
-    asked = [left.selectbox("Base model", models.bases(), format_func=models.name, key="playing.base")]
+    bases = models.bases()
+    models.start_from(st.session_state.get("playing.tuned") or next(iter(tuned), None), bases, "playing.base")
+    asked = [left.selectbox("Base model", bases, format_func=models.name, key="playing.base")]
     if tuned:
         asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
     below = st.empty()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import streamlit as st
@@ -37,7 +36,7 @@ def costs(endpoint: Endpoint, model: str, ready: Sequence[Example], epochs: int)
     """How many tokens are trained on and what that costs, as a line of text; an estimate."""
     counted = _counted(_digest(ready), ready, session.store().catalog(), epochs)
     price = prices.cost(model, training=counted.trained, local=endpoint.is_local)
-    return f"About {words.big(counted.trained)} tokens to train on, {prices.words(price, estimate=True)}"
+    return f"{words.first_up(words.about(counted.trained))} tokens to train on, {prices.words(price, estimate=True)}"
 
 
 def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
@@ -47,6 +46,7 @@ def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
         st.session_state[_CHECKED] = digest
         st.session_state[_FIXES] = ()
     if st.session_state.get(_CHECKED) != digest:
+        st.session_state[_FIXES] = ()  # they were chosen for other examples, or another place
         return
     with st.spinner("Reading every example …"):
         found = _found(digest, ready, session.store().catalog(), target(endpoint), fixes())
@@ -60,21 +60,28 @@ def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
 
 
 def _rule(found: list[Finding]) -> None:
-    """The findings of one rule, and the button that puts them right."""
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        more = f" And {len(found) - 1:,} more like it." if len(found) > 1 else ""
-        st.markdown(f"{_MARKS[found[0].severity]} {words.escape(str(found[0]))}{more}", width="stretch")
-        if found[0].fix:
+    """The findings of one rule, the button that puts them right, and the list of them."""
+    first = found[0]
+    more = f" And {len(found) - 1:,} more like it." if len(found) > 1 else ""
+    # which field it is helps those who know the file; the others read past it
+    said = str(first).replace(f", {first.field}: ", ": ", 1)
+    st.markdown(
+        f"{_MARKS[first.severity]} {words.escape(said)}{more}", help=f"In the file: {words.escape(first.field)}"
+    )
+    if not first.fix and not more:
+        return
+    with st.container(horizontal=True):
+        if first.fix:
             st.button(
-                found[0].fix,
-                key=f"preflight.fix.{found[0].rule}",
+                first.fix,
+                key=f"preflight.fix.{first.rule}",
                 icon=":material/build:",
                 on_click=_fix,
-                args=(found[0].fix,),
+                args=(first.fix,),
             )
-    if len(found) > 1:
-        with st.expander("Show them", icon=":material/list:"):
-            st.markdown("\n".join(f"- {words.escape(str(finding))}" for finding in found[:MOST_LISTED]))
+        if more:
+            with st.popover(f"Show {'them' if len(found) <= MOST_LISTED else f'{MOST_LISTED} of them'}"):
+                st.markdown("\n".join(f"- {words.escape(str(finding))}" for finding in found[:MOST_LISTED]))
 
 
 def _fix(name: str) -> None:
@@ -86,7 +93,8 @@ def _undo() -> None:
 
 
 def _digest(ready: Sequence[Example]) -> str:
-    text = json.dumps([asdict(example) for example in ready], sort_keys=True)
+    """The same for the same files: an example's id follows from its words and call."""
+    text = json.dumps([session.store().catalog().to_json(), [(example.id, example.split) for example in ready]])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import streamlit as st
 
 from drone_ft import charts, fine_tuning, work
@@ -36,7 +37,10 @@ _PLACES = {
 }
 
 
+OPEN = ("validating_files", "queued", "running")  # states in which a job can be paused
+_SAID = {"Pause": "The training is paused.", "Go on": "The training goes on.", "Cancel": "The training is cancelled."}
 Environment = Callable[[], dict[str, str]]
+Act = Callable[[openai.OpenAI, fine_tuning.Job], fine_tuning.Job]
 
 
 def start_button(
@@ -75,8 +79,11 @@ def watch(run: work.Run) -> None:
     st.fragment(_watch, run_every="2s")(run.id, _done(run))
 
 
-def stopped(run: work.Run, environment: Environment = dict) -> None:
-    """A run that failed or was cancelled: what happened, how far it came, and the button that goes on."""
+def stopped(run: work.Run, environment: Environment = dict, first: bool = True) -> None:
+    """A run that failed or was cancelled: what happened, how far it came, and the button that goes on.
+
+    `first`: whether that button is what the page wants to be pressed.
+    """
     failed = run.status == "failed"
     with st.container(border=True):
         st.subheader(f"{_NAMES[run.kind]} {'has stopped' if failed else 'was cancelled'}", anchor=False)
@@ -86,7 +93,7 @@ def stopped(run: work.Run, environment: Environment = dict) -> None:
         anew = " A cancelled training starts from its beginning." if not failed and run.kind == "demo" else ""
         st.caption(f"What was finished is kept and not done again.{anew}")
         label = "Try again" if failed else "Start again"
-        look = {"type": "primary", "icon": ":material/refresh:"}
+        look = {"type": "primary" if first else "secondary", "icon": ":material/refresh:"}
         start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", environment, **look)
 
 
@@ -112,31 +119,34 @@ def sidebar_status() -> None:
 def _watch(run_id: str, done: int) -> None:
     store = session.store()
     run = store.run(run_id)
-    if run is None or not run.is_under_way or _done(run) != done:
+    if run is None or not run.is_under_way or _done(run) != done or frame.has_news():
         st.rerun()
         return
-    stopping = store.is_cancel_requested(run_id)
+    stopping, job = store.is_cancel_requested(run_id), _job(run)
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.subheader(
                 f"{_NAMES[run.kind]} is {'stopping' if stopping else 'running'}", anchor=False, width="content"
             )
-            label = "Stopping …" if stopping else "Cancel"
-            st.button(
-                label,
-                key=f"runs.cancel.{run.kind}",
-                icon=":material/stop_circle:",
-                disabled=stopping,
-                on_click=_cancel,
-                args=(run_id,),
-            )
+            with st.container(horizontal=True, width="content"):
+                if job is not None and not stopping:
+                    _pausing(job)
+                st.button(
+                    "Stopping …" if stopping else "Cancel",
+                    key=f"runs.cancel.{run.kind}",
+                    icon=":material/stop_circle:",
+                    disabled=stopping,
+                    on_click=_cancel,
+                    args=(run_id,),
+                )
         st.caption(
             f"Started {words.duration(time.time() - run.created)} ago. You may close this tab: the work goes on."
         )
         steps(run)
         if not run.steps:
             st.caption("Getting ready …")
-        _learning(run)
+        if job is not None:
+            _learning(run, job)
 
 
 @frame.action
@@ -150,15 +160,48 @@ def _cancel(run_id: str) -> None:
     work.cancel(session.store(), run_id)
 
 
+def _pausing(job: fine_tuning.Job) -> None:
+    """Pause, or go on: for a job that waits or runs."""
+    if job.status in OPEN:
+        _button(job, "Pause", ":material/pause_circle:", fine_tuning.pause)
+    elif job.status == "paused":
+        _button(job, "Go on", ":material/play_circle:", fine_tuning.resume)
+
+
+def job_buttons(job: fine_tuning.Job) -> None:
+    """Pause, go on, cancel: for a job that nobody follows."""
+    if job.status in (*OPEN, "paused"):
+        with st.container(horizontal=True):
+            _pausing(job)
+            _button(job, "Cancel", ":material/stop_circle:", fine_tuning.cancel)
+
+
+def _button(job: fine_tuning.Job, label: str, icon: str, act: Act) -> None:
+    st.button(label, key=f"runs.{label}.{job.id}", icon=icon, on_click=_act, args=(act, job, label))
+
+
+@frame.action
+def _act(act: Act, job: fine_tuning.Job, label: str) -> None:
+    whole = session.store().job(job.id) or job
+    session.store().save_job(act(session.reach(job.endpoint), whole))
+    frame.notify(_SAID[label])
+
+
 def _done(run: work.Run) -> int:
     return sum(step.status == "done" for step in run.steps)
 
 
-def _learning(run: work.Run) -> None:
-    """The loss curve of the job a run trains, once there is something to see."""
-    job = session.store().job(run.result.get("job_id", ""))
+def _job(run: work.Run) -> fine_tuning.Job | None:
+    """The job a run trains just now."""
     tunes = any(step.name == "tune" and step.status == "running" for step in run.steps)
-    points = fine_tuning.loss_curve(job.events) if job and tunes else []
+    return session.store().job(run.result.get("job_id", "")) if tunes else None
+
+
+def _learning(run: work.Run, job: fine_tuning.Job) -> None:
+    """How the job stands, and its loss curve once there is something to see."""
+    if job.status == "paused":
+        st.info("The training is paused. Press “Go on” when it should continue.", icon=":material/pause_circle:")
+    points = fine_tuning.loss_curve(job.events)
     if len(points) > 1:
         st.markdown("**How the training goes**")
         loss(points, f"runs.loss.{run.id}")

@@ -9,6 +9,7 @@ import streamlit as st
 
 from drone_ft import endpoints as places
 from drone_ft.endpoints import Endpoint
+from drone_ft.errors import EndpointError
 from drone_ft.probing import Probe
 from drone_ft.store import Store
 
@@ -35,9 +36,13 @@ def endpoints() -> list[Endpoint]:
 
 
 def endpoint(name: str) -> Endpoint:
-    """The endpoint of a name; this computer where it is gone."""
-    known = endpoints()
-    return next((one for one in known if one.name == name), known[0])
+    """The endpoint of a name; raises EndpointError where it is gone."""
+    for known in endpoints():
+        if known.name == name:
+            return known
+    raise EndpointError(
+        f"There is no connection named {name} any more. Add it on the settings page, or choose another."
+    )
 
 
 def key(endpoint: Endpoint) -> str | None:
@@ -73,6 +78,11 @@ def environment(endpoint: Endpoint) -> dict[str, str]:
     return {places.key_variable(endpoint): found} if found else {}
 
 
+def environment_of(*names: str) -> dict[str, str]:
+    """The same for several endpoints, by name."""
+    return {variable: key for name in names for variable, key in environment(endpoint(name)).items()}
+
+
 def client(endpoint: Endpoint, timeout: float = 120.0) -> openai.OpenAI:
     """A client for an endpoint with the key this tab knows."""
     return places.client(endpoint, timeout, key(endpoint))
@@ -82,6 +92,11 @@ def reach(name: str) -> openai.OpenAI:
     """A client for an endpoint's name that waits only briefly; this computer's server is not started for it."""
     found = places.local_endpoint(start=False) if name == places.LOCAL else endpoint(name)
     return client(found, timeout=5.0)
+
+
+def is_typed(endpoint: Endpoint) -> bool:
+    """Whether the key in use was typed in this tab."""
+    return bool(_typed(endpoint))
 
 
 def _typed(endpoint: Endpoint) -> str | None:

@@ -15,8 +15,10 @@ from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, job_details, models, preflight, runs, session, words
 
 MOST_EPOCHS = 20
+HOSTED_EPOCHS = 3  # what OpenAI takes for a hundred examples; large models need fewer readings, and each is paid for
 LONGEST_NAME = 64  # letters, as the API allows
 MOST_SEED = 2_147_483_647
+_EPOCHS = "tuning.epochs"
 
 
 def empty(ready: list[Example]) -> None:
@@ -43,30 +45,26 @@ def settings(ready: list[Example], first: bool) -> None:
     learning = _learning(ready)
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            place = st.selectbox(
-                "Where",
-                [known.name for known in session.endpoints()],
-                format_func=words.first_up,
-                key="tuning.endpoint",
-                width=200,
-                help="On this computer, or at a service; the settings page has their connections and keys.",
-            )
-            endpoint = session.endpoint(place)
+            endpoint = models.where("tuning.endpoint", on_change=_forget_epochs)
             model = models.choice(endpoint, "tuning.model")
+        locked = models.is_locked(endpoint)
+        _cannot(endpoint)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            # The other place has another number that is good.
+            st.session_state.setdefault(_EPOCHS, dataset.auto_epochs(learning) if endpoint.is_local else HOSTED_EPOCHS)
             # Without bounds: a widget that knows them keeps a wrong number to itself and hands over the one before.
             epochs = st.number_input(
                 "Epochs",
-                value=dataset.auto_epochs(learning),
                 step=1,
-                key="tuning.epochs",
-                width=140,
+                key=_EPOCHS,
+                width=220,
                 help="How many times the model reads all examples. More is slower, and may teach it by heart.",
             )
             st.text_input(
                 "Name",
                 _own_name(),
                 key="tuning.suffix",
-                width=240,
+                width=300,
                 help="Part of the tuned model's name, so that you find it again.",
             )
         _more()
@@ -85,9 +83,23 @@ def settings(ready: list[Example], first: bool) -> None:
             lambda: _chosen(endpoint, model),
             "tuning.start",
             lambda: session.environment(endpoint),
-            disabled=bool(wrong) or not (model or endpoint.is_local),
+            disabled=locked or bool(wrong) or not (model or endpoint.is_local),
             type="primary" if first else "secondary",
             icon=":material/play_arrow:",
+        )
+
+
+def _forget_epochs() -> None:
+    st.session_state.pop(_EPOCHS, None)
+
+
+def _cannot(endpoint: Endpoint) -> None:
+    """Says where a test found that a place does not fine-tune."""
+    probe = session.probes().get(endpoint.name)
+    if not endpoint.is_local and probe and probe.reachable and probe.can_tune is False:
+        name = words.escape(endpoint.name)
+        st.warning(
+            f"{name} takes no fine-tuning. Train on this computer, or at another place.", icon=":material/block:"
         )
 
 
@@ -134,7 +146,7 @@ def _own_name() -> str:
 
 def _wrong() -> str:
     """What is wrong with the settings, in a sentence; empty if nothing is."""
-    epochs, name = st.session_state["tuning.epochs"], st.session_state["tuning.suffix"] or ""
+    epochs, name = st.session_state[_EPOCHS], st.session_state["tuning.suffix"] or ""
     if not 1 <= epochs <= MOST_EPOCHS:
         return f"Epochs: {epochs:,} is not from 1 to {MOST_EPOCHS}. Choose fewer, or one at least."
     if len(name) > LONGEST_NAME:
@@ -151,7 +163,7 @@ def _chosen(endpoint: Endpoint, model: str) -> dict[str, Any]:
         raise DroneFTError(f"Nothing was started. {_wrong()}")
     now = st.session_state
     suffix = "-".join((now["tuning.suffix"] or "").split())
-    chosen = {"model": model, "epochs": int(now["tuning.epochs"]), "suffix": suffix}
+    chosen = {"model": model, "epochs": int(now[_EPOCHS]), "suffix": suffix}
     if not now["tuning.validate"]:
         chosen["validate"] = False
     if now["tuning.seed"] is not None:
@@ -184,9 +196,10 @@ def outcome() -> bool:
 
 def _failed(last: work.Run) -> None:
     """Why the training stopped, the way to try again, and where a service takes no more, the way to train here."""
-    place = session.endpoint(last.settings.get("endpoint", endpoints.LOCAL))
-    runs.stopped(last, lambda: session.environment(place))
-    if last.result.get("closed"):
+    place = last.settings.get("endpoint", endpoints.LOCAL)
+    closed = bool(last.result.get("closed"))
+    runs.stopped(last, lambda: session.environment_of(place), first=not closed)
+    if closed:
         kept = {k: v for k, v in last.settings.items() if k not in ("endpoint", "model", "fixes")}
         runs.start_button(
             "Train on this computer instead",

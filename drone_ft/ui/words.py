@@ -50,6 +50,11 @@ def big(number: int) -> str:
     return f"{number:,}"
 
 
+def about(number: int) -> str:
+    """The same for an estimate: about 8,300."""
+    return f"about {big(number).removeprefix('about ')}"
+
+
 def listed(items: list[str], last: str = "or") -> str:
     """a, b or c."""
     if len(items) < 2:

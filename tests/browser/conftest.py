@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,60 @@ def app(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     model = tmp_path_factory.mktemp("models") / "tiny"
     made = [sys.executable, str(ROOT / "tests" / "local" / "tiny.py"), str(model)]
     subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
+    _write_a_few(workspace)
+    with running_app(workspace, {"DRONE_FT_MODEL": str(model)}) as address:
+        yield address
+
+
+@contextmanager
+def running_app(workspace: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The app on a workspace, with no key but those in `environment`; its log lies beside the workspace."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    _write_a_few(workspace)
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless", "true"]
     command += ["--server.port", str(port), "--server.fileWatcherType", "none"]
-    env = {**os.environ, "DRONE_FT_WORKSPACE": str(workspace), "DRONE_FT_MODEL": str(model)}
-    log = (workspace.parent / "app.log").open("wb")
-    running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "AZURE_OPENAI_"))}
+    env = {**inherited, "DRONE_FT_WORKSPACE": str(workspace), **environment}
+    with (workspace.parent / "app.log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://localhost:{port}"
     try:
         _wait_for(f"{address}/_stcore/health")
         yield address
     finally:
         _end(running.pid, workspace)
+
+
+@contextmanager
+def watched_tab(browser: Any, address: str) -> Iterator[Any]:
+    """A tab on a page; closing it checks that nothing went wrong in it and nothing outside was asked for."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    tab = context.new_page()
+    wrong: list[str] = []
+    tab.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
+    tab.on("console", lambda said: _is_trouble(said) and wrong.append(f"console: {said.text} {said.location}"))
+    tab.on("request", lambda asked: _is_outside(asked.url) and wrong.append(f"asked for {asked.url}"))
+    tab.goto(address)
+    settled(tab)
+    yield tab
+    assert tab.get_by_test_id("stException").count() == 0
+    assert wrong == []
+    context.close()
+
+
+def settled(tab: Any) -> None:
+    """Wait until a page stands."""
+    tab.locator("h1").first.wait_for(timeout=30_000)
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
+
+
+def _is_trouble(said: Any) -> bool:
+    # At a page's own address Streamlit's script first looks for its server below that address.
+    return bool(said.type == "error" and "/_stcore/" not in said.location.get("url", ""))
 
 
 def _write_a_few(workspace: Path) -> None:

@@ -6,39 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import settled, watched_tab
 
-PAGES = ("Home", "Catalog", "Permutations", "Examples", "Fine-tune", "Evaluate", "Playground")
+PAGES = ("Home", "Catalog", "Permutations", "Examples", "Fine-tune", "Evaluate", "Playground", "Settings")
 SOON, WORK = 30_000, 150_000
 
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Any, app: str) -> Iterator[Any]:
-    """A tab on the home page; closing it checks that nothing went wrong in it and nothing outside was asked for."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    tab = context.new_page()
-    wrong: list[str] = []
-    tab.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
-    tab.on("console", lambda said: _is_trouble(said) and wrong.append(f"console: {said.text} {said.location}"))
-    tab.on("request", lambda asked: _is_outside(asked.url) and wrong.append(f"asked for {asked.url}"))
-    tab.goto(app + getattr(request, "param", ""))
-    _settled(tab)
-    yield tab
-    assert tab.get_by_test_id("stException").count() == 0
-    assert wrong == []
-    context.close()
-
-
-def _is_outside(url: str) -> bool:
-    return not url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:"))
-
-
-def _is_trouble(said: Any) -> bool:
-    # At a page's own address Streamlit's script first looks for its server below that address.
-    return bool(said.type == "error" and "/_stcore/" not in said.location.get("url", ""))
-
-
-def _settled(tab: Any) -> None:
-    tab.locator("h1").first.wait_for(timeout=SOON)
+    """A tab on the home page, or on the one a test names."""
+    with watched_tab(browser, app + getattr(request, "param", "")) as tab:
+        yield tab
 
 
 def _link(tab: Any, name: str) -> Any:
@@ -73,7 +51,7 @@ def test_a_cancelled_demo_can_be_started_again_and_ends_on_a_verdict(page: Any, 
     page.get_by_text("Fine-tune the model").wait_for(timeout=SOON)
 
     page.reload()
-    _settled(page)
+    settled(page)
     page.get_by_role("heading", name="The demo is running").wait_for(timeout=SOON)
     _walk(page)
     _link(page, "Home").click()

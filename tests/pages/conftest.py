@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import seed
 from seen import ROOT
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
@@ -13,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from drone_ft import endpoints, pipeline, work
 from drone_ft.errors import EndpointUnavailable
 from drone_ft.store import Store
+from tests.scripted import Script, Server, running
 
 Open = Callable[[str], AppTest]
 
@@ -24,11 +26,30 @@ def store() -> Store:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+def environments() -> list[dict[str, str]]:
+    """What the processes that pages asked for were handed in their environment."""
+    return []
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, environments: list[dict[str, str]]) -> list[tuple[str, dict[str, Any]]]:
     """What pages asked to be started, in order; nothing is really started."""
     asked: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(work, "start", lambda store, kind, settings: asked.append((kind, settings)))
+
+    def start(store: Store, kind: str, settings: dict[str, Any], environment: Any = None) -> None:
+        asked.append((kind, settings))
+        environments.append(environment or {})
+
+    monkeypatch.setattr(work, "start", start)
     return asked
+
+
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A service in OpenAI's place that takes the key of seed.KEY."""
+    with running(Script(key=seed.KEY, steps=50)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        yield server
 
 
 @pytest.fixture(autouse=True)

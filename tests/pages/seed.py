@@ -12,6 +12,8 @@ from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
 
 BASE, TUNED = "smollm2-135m-instruct", "ft:smollm2-135m-instruct:local:drone-demo:a1b2c3"
+HOSTED = "ft:gpt-4.1-mini:scripted:my-drone:7"
+KEY = "sk-a-key-of-a-test-0815"
 NOW = time.time()
 
 
@@ -54,6 +56,30 @@ def job(store: Store, status: str = "succeeded", suffix: str = "drone-demo", id:
         events=events,
     )
     store.save_job(made, "{}\n" * 446, "{}\n" * 79)
+    return made
+
+
+def hosted_job(store: Store, status: str = "succeeded", endpoint_job_id: str = "ftjob-1") -> Job:
+    """A training at a service, with what it cost."""
+    made = Job(
+        id="hosted",
+        endpoint="OpenAI",
+        endpoint_job_id=endpoint_job_id,
+        model="gpt-4.1-mini",
+        suffix="my-drone",
+        epochs=3,
+        status=status,
+        created=NOW - 4000,
+        tuned_model=HOSTED if status == "succeeded" else None,
+        finished=NOW - 3000 if status == "succeeded" else None,
+        examples=131,
+        catalog="drone",
+        seed=7,
+        hyperparameters={"n_epochs": 3, "batch_size": 1},
+        trained_tokens=562_000,
+        cost=2.81,
+    )
+    store.save_job(made, '{"train": 1}\n', '{"test": 1}\n')
     return made
 
 

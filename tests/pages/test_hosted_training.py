@@ -1,0 +1,243 @@
+"""Training at a service: its cost and what is wrong with the examples, before; the job and its model, after."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import seed
+from seen import labels, primary, said
+
+from drone_ft.ui import models
+
+CLOSED = "Fine-tuning is closed to this organisation (no longer available). It ends on 6 January 2027."
+
+
+@pytest.fixture
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", seed.KEY)
+
+
+@pytest.fixture
+def at(open_page, store, hosted, _key):
+    """The fine-tune page on some examples, with OpenAI chosen."""
+    seed.examples(store, 60)
+    return at_openai(open_page("fine_tune"))
+
+
+def at_openai(at):
+    at.selectbox(key="tuning.endpoint").select("OpenAI").run()
+    assert not at.exception
+    return at
+
+
+def model(at):
+    return next(box for box in at.selectbox if box.label == "Model")
+
+
+def start(at):
+    at.button(key="tuning.start").click().run()
+    assert not at.exception
+
+
+def test_the_cost_is_said_and_less_is_read_than_on_this_computer(at):
+    assert model(at).value == "gpt-4.1-mini" and at.number_input(key="tuning.epochs").value == 3
+    assert "tokens to train on, about $" in said(at) and "The examples are sent to OpenAI" in said(at)
+    model(at).select("gpt-reasoning").run()
+    assert "tokens to train on, price unknown" in said(at)
+    at.selectbox(key="tuning.endpoint").select("this computer").run()
+    assert at.number_input(key="tuning.epochs").value == 10 and "nothing is paid for" in said(at)
+
+
+def test_it_is_started_as_chosen_and_the_key_goes_apart(at, started, environments):
+    at.number_input(key="tuning.epochs").set_value(2)
+    at.text_input(key="tuning.suffix").set_value("night flights")
+    at.toggle(key="tuning.validate").set_value(False)
+    at.number_input(key="tuning.seed").set_value(11).run()
+    start(at)
+    chosen = {"model": "gpt-4.1-mini", "epochs": 2, "suffix": "night-flights", "validate": False, "seed": 11}
+    assert started == [("tune", {**chosen, "endpoint": "OpenAI", "fixes": []})]
+    assert environments == [{"OPENAI_API_KEY": seed.KEY}]
+
+
+def test_what_is_wrong_for_the_service_is_put_right_by_a_button(at, started, store):
+    assert "preflight.fix.unknown to target" not in [b.key for b in at.button]
+    at.button(key="preflight.check").click().run()
+    assert "to be corrected before the upload" in said(at)
+    at.button(key="preflight.fix.unknown to target").click().run()
+    assert "Ready to upload" in said(at) and "leave out what the target does not know" in said(at)
+    start(at)
+    assert started[0][1]["fixes"] == ["Leave out what the target does not know"]
+    at.button(key="preflight.undo").click().run()
+    assert "to be corrected before the upload" in said(at)
+
+
+def test_fixes_for_other_examples_are_forgotten(at, started, store):
+    at.button(key="preflight.check").click().run()
+    at.button(key="preflight.fix.unknown to target").click().run()
+    store.remove_examples([store.examples()[0].id])
+    at.run()
+    start(at)
+    assert started[0][1]["fixes"] == []
+
+
+def test_without_a_key_nothing_starts_and_the_way_to_the_settings_is_shown(open_page, store, hosted):
+    seed.examples(store, 60)
+    at = at_openai(open_page("fine_tune"))
+    assert "OpenAI needs a key" in at.warning[0].value and at.button(key="tuning.start").disabled
+
+
+def test_the_place_is_as_it_was_left_after_a_visit_to_the_settings(at):
+    model(at).select("gpt-4o-mini").run()
+    at.switch_page("pages/settings.py").run()
+    at.switch_page("pages/fine_tune.py").run()
+    assert at.selectbox(key="tuning.endpoint").value == "OpenAI" and model(at).value == "gpt-4o-mini"
+
+
+def test_a_place_that_cannot_fine_tune_is_named(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    hosted.script.tunes = False
+    assert "OpenAI takes no fine-tuning" in at_openai(open_page("fine_tune")).warning[0].value.replace("\\", "")
+
+
+def failed(store, **more):
+    settings = {"model": "gpt-4.1-mini", "epochs": 2, "suffix": "night", "validate": False, "seed": 11}
+    run = seed.run(store, "tune", "failed", CLOSED, catalog="drone", **more)
+    settings |= {"endpoint": "OpenAI", "fixes": ["Give every call an id"]}
+    store.save_run(dataclasses.replace(run, settings=settings, steps=()))
+    return settings
+
+
+def test_where_training_is_closed_this_computer_takes_everything_over(open_page, store, started, environments):
+    seed.examples(store, 60)
+    failed(store, closed=True)
+    at = open_page("fine_tune")
+    assert "closed to this organisation" in said(at) and primary(at) == ["Train on this computer instead"]
+    at.button(key="tuning.here").click().run()
+    assert started == [
+        ("tune", {"model": models.ITS_OWN, "epochs": 2, "suffix": "night", "validate": False, "seed": 11})
+    ]
+    assert environments == [{}]
+
+
+def test_another_failure_is_tried_again_with_the_key(open_page, store, hosted, _key, started, environments):
+    seed.examples(store, 60)
+    settings = failed(store)
+    at = open_page("fine_tune")
+    assert primary(at) == ["Try again"] and "tuning.here" not in [b.key for b in at.button]
+    at.button(key="runs.again.tune").click().run()
+    assert started == [("tune", settings)] and environments == [{"OPENAI_API_KEY": seed.KEY}]
+
+
+def test_a_job_tells_what_it_learnt_from_what_it_cost_and_where_it_was_measured(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    seed.hosted_job(store)
+    report = seed.report(store)
+    base, tuned = report.answers.values()
+    store.save_report(dataclasses.replace(report, answers={"gpt-4.1-mini": base, seed.HOSTED: tuned}))
+    at = open_page("fine_tune")
+    facts = next(m.value for m in at.markdown if "Learnt from" in m.value).replace("\\", "").split("  \n")
+    assert facts[:4] == [
+        "Learnt from 131 examples of the catalog Drone",
+        "Tokens read in training: 562,000",
+        "Cost: $2.81",
+        "Settings: epochs 3, batch size 1, seed 7",
+    ]
+    assert facts[4].startswith("Evaluated: my-drone, ") and "against gpt-4.1-mini (OpenAI)" in facts[4]
+    assert facts[5:] == ["Its number at OpenAI: ftjob-1"]
+    assert [d.label for d in at.get("download_button")] == ["Training file", "Validation file"]
+    assert "Pause" not in labels(at) and "Export" not in labels(at), "it is over, and its model is not here"
+    assert list(at.dataframe[0].value["Where"]) == ["OpenAI"]
+
+
+def test_checkpoints_are_listed_when_asked_for_and_their_lack_is_said(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    seed.hosted_job(store)
+    made = {"id": "ftjob-1", "fine_tuned_model": seed.HOSTED, "status": "succeeded", "finished_at": 1}
+    hosted.state.jobs["ftjob-1"], hosted.state.events["ftjob-1"] = made, []
+    at = open_page("fine_tune")
+    at.button(key="job_details.checkpoints.hosted").click().run()
+    assert f"{seed.HOSTED}:ckpt-step-50" in [c.value for c in at.code] and "After step 50" in said(at)
+    hosted.state.jobs.clear()
+    at.button(key="job_details.checkpoints.hosted").click().run()
+    assert "No checkpoints are kept" in said(at) and not at.exception
+
+
+def create(hosted):
+    client = hosted.client(key=seed.KEY)
+    file = client.files.create(file=("train.jsonl", b"{}\n"), purpose="fine-tune").id
+    return client.fine_tuning.jobs.create(model="gpt-4.1-mini", training_file=file).id
+
+
+def test_a_job_nobody_follows_is_paused_goes_on_and_is_cancelled(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    job = create(hosted)
+    seed.hosted_job(store, "running", job)
+    at = open_page("fine_tune")
+    at.button(key="runs.Pause.hosted").click().run()
+    assert hosted.state.jobs[job]["status"] == "paused" and "Go on" in labels(at) and "Pause" not in labels(at)
+    assert at.toast[0].value == "The training is paused."
+    at.button(key="runs.Go on.hosted").click().run()
+    assert hosted.state.jobs[job]["status"] == "running" and "Pause" in labels(at)
+    at.button(key="runs.Cancel.hosted").click().run()
+    assert hosted.state.jobs[job]["status"] == "cancelled" and "Cancel" not in labels(at)
+    assert store.job("hosted").status == "cancelled"
+
+
+def test_a_watched_job_can_be_paused_and_a_refusal_is_said(open_page, store, hosted, _key, monkeypatch):
+    seed.examples(store, 60)
+    job = create(hosted)
+    seed.hosted_job(store, "running", job)
+    seed.run(store, "tune", "running", job_id="hosted")
+    at = open_page("fine_tune")
+    at.button(key="runs.Pause.hosted").click().run()
+    assert hosted.state.jobs[job]["status"] == "paused" and "The training is paused. Press" in said(at)
+    hosted.script.key = "another"
+    at.button(key="runs.Go on.hosted").click().run()
+    assert "Incorrect API key" in at.error[0].value and store.job("hosted").status == "paused"
+
+
+def test_a_model_at_a_service_is_compared_with_its_own_base_there(
+    open_page, store, hosted, _key, started, environments
+):
+    seed.examples(store)
+    seed.job(store)
+    seed.hosted_job(store)
+    at = open_page("evaluate")
+    assert at.selectbox(key="evaluating.tuned").value == seed.TUNED
+    assert at.selectbox(key="evaluating.base").value == models.ITS_OWN and "What it costs" not in said(at)
+    at.selectbox(key="evaluating.tuned").select(seed.HOSTED).run()
+    assert at.selectbox(key="evaluating.base").value == "gpt-4.1-mini"
+    costs = next(c.value for c in at.caption if "What it costs" in c.value).replace("\\", "")
+    assert costs.count("about $0.") == 2 and "gpt-4.1-mini (OpenAI)" in costs
+    at.button(key="evaluating.start").click().run()
+    asked = {"models": ["gpt-4.1-mini", seed.HOSTED], "cases": "drone", "places": ["OpenAI", "OpenAI"]}
+    assert started == [("evaluate", asked)] and environments == [{"OPENAI_API_KEY": seed.KEY}]
+
+
+def test_another_base_may_be_chosen_all_the_same(open_page, store, hosted, _key, started):
+    seed.examples(store, 60)
+    seed.hosted_job(store)
+    at = open_page("evaluate")
+    at.selectbox(key="evaluating.base").select(models.ITS_OWN).run()
+    at.button(key="evaluating.start").click().run()
+    assert started[0][1]["models"] == [models.ITS_OWN, seed.HOSTED]
+    assert started[0][1]["places"] == ["this computer", "OpenAI"]
+
+
+def test_the_playground_asks_each_model_where_it_is(open_page, store, hosted, _key):
+    seed.hosted_job(store)
+    hosted.state.learned[seed.HOSTED] = [({"up"}, {"name": "takeoff_drone", "arguments": {"altitude": 12}})]
+    at = open_page("playground")
+    assert at.selectbox(key="playing.base").value == "gpt-4.1-mini"
+    at.text_input(key="playing.text").set_value("up twelve metres")
+    at.button(key="FormSubmitter:playing.form-Ask").click().run()
+    assert not at.exception and not at.error
+    assert at.subheader[-1].value == "Takeoff drone" and "12" in at.table[-1].value.to_string()
+    assert hosted.state.requests["POST /v1/chat/completions"] >= 2, "both were asked there, none here"
+
+
+def test_the_time_here_is_not_learnt_from_a_service(store):
+    before = models.training_time(131, 3)
+    seed.hosted_job(store)
+    assert models.training_time(131, 3) == before

@@ -1,0 +1,162 @@
+"""Examples by a model: where, what it costs, how it is started; what came of it and what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import seed
+from seen import primary, said
+
+from drone_ft import dataset, work
+from drone_ft.catalog import Catalog, Function
+
+
+@pytest.fixture
+def at(open_page, hosted, monkeypatch):
+    """The examples page with the settings open, OpenAI chosen."""
+    monkeypatch.setenv("OPENAI_API_KEY", seed.KEY)
+    return opened(open_page("examples"))
+
+
+def opened(at):
+    at.toggle(key="composing.open").set_value(True).run()
+    at.selectbox(key="composing.endpoint").select("OpenAI").run()
+    assert not at.exception
+    return at
+
+
+def model(at):
+    return next(box for box in at.selectbox if box.label == "Model")
+
+
+def start(at):
+    at.button(key="composing.start").click().run()
+    assert not at.exception
+
+
+def test_what_is_written_and_what_it_costs_is_said_before(at):
+    assert model(at).options[0] == "gpt-4.1-mini" and "text-embedding-3-small" not in model(at).options
+    text = said(at)
+    assert "About 98 commands for 49 kinds of call, and 45 impossible requests" in text
+    assert "About $0.0" in text and primary(at) == ["Write with this model"]
+    at.toggle(key="composing.batch").set_value(True).run()
+    assert "About $0.0" in said(at) and said(at) != text, "half the price"
+    model(at).select("gpt-reasoning").run()
+    assert "Price unknown" in said(at)
+
+
+def test_it_is_started_as_chosen_and_the_key_goes_apart(at, started, environments):
+    at.number_input(key="composing.commands").set_value(3)
+    at.number_input(key="composing.impossible").set_value(0)
+    at.text_input(key="composing.tone").set_value("curt")
+    at.text_area(key="composing.prompt.commands").set_value("Write in Swiss German.").run()
+    at.text_area(key="composing.prompt.values").set_value("").run()
+    start(at)
+    assert started == [
+        (
+            "compose",
+            {
+                "endpoint": "OpenAI",
+                "model": "gpt-4.1-mini",
+                "which": "all",
+                "commands": 3,
+                "impossible": 0,
+                "at_once": 8,
+                "batch": False,
+                "prompts": {"tone": "curt", "commands": "Write in Swiss German."},
+            },
+        )
+    ]
+    assert environments == [{"OPENAI_API_KEY": seed.KEY}] and seed.KEY not in str(started)
+
+
+def test_without_a_key_the_way_to_the_settings_is_shown(open_page, hosted):
+    at = opened(open_page("examples"))
+    assert "OpenAI needs a key" in at.warning[0].value and at.button(key="composing.start").disabled
+    assert "Open the settings" in [link.label for link in at.get("page_link")]
+
+
+def test_what_was_chosen_is_there_after_a_visit_to_the_settings(at, started):
+    at.text_input(key="composing.tone").set_value("curt").run()
+    model(at).select("gpt-4o-mini").run()
+    at.switch_page("pages/settings.py").run()
+    at.switch_page("pages/examples.py").run()
+    start(at)
+    asked = started[0][1]
+    assert (asked["endpoint"], asked["model"], asked["prompts"]) == ("OpenAI", "gpt-4o-mini", {"tone": "curt"})
+
+
+def test_this_computer_writes_without_a_key_and_its_limits_are_said(open_page, started, environments):
+    at = open_page("examples")
+    at.toggle(key="composing.open").set_value(True).run()
+    assert "A model this small writes little" in said(at) and "Free" in said(at)
+    start(at)
+    assert started[0][1]["endpoint"] == "this computer" and started[0][1]["model"] is None and environments == [{}]
+
+
+def test_where_nothing_is_uncovered_there_is_nothing_to_write(open_page, store):
+    brew = Function("brew", "Brew.", {"type": "object", "properties": {}})
+    store.set_catalog(Catalog("one", "", (brew,)))
+    store.replace_examples([dataset.make_example("make some", dataset.Call("brew", {}))])
+    at = open_page("examples")
+    at.toggle(key="composing.open").set_value(True).run()
+    at.selectbox(key="composing.which").select("uncovered").run()
+    assert "Every call has an example already" in said(at) and at.button(key="composing.start").disabled
+
+
+LEDGER = [
+    {"call": {"name": "takeoff_drone", "arguments": {}}, "words": "go 900", "reason": "it does not say 50"},
+    {"call": {"name": "reject_request", "arguments": {}}, "words": "", "reason": "the model refused"},
+]
+
+
+def ended(store, status="done", error=None, **more):
+    run = seed.run(store, "compose", status, error, model="gpt-4.1-mini", catalog="drone", **more)
+    store.save_run(dataclasses.replace(run, steps=(), settings={"endpoint": "OpenAI", "model": "gpt-4.1-mini"}))
+
+
+def test_what_came_of_it_and_what_was_left_out_is_shown(open_page, store):
+    seed.examples(store, 20)
+    ended(store, written=141, left_out=LEDGER, left_out_count=2, cost=0.046)
+    at = open_page("examples")
+    assert "gpt-4.1-mini wrote 141 examples ($0.05)." in at.success[0].value.replace("\\", "")
+    assert [e.label for e in at.expander] == ["Left out: 2, with the reason for each"]
+    rows = at.dataframe[0].value
+    assert list(rows["Left out because"]) == ["it does not say 50", "the model refused"]
+    assert list(rows["Function"]) == ["Takeoff drone", "Reject request"]
+
+
+def test_news_of_what_is_no_longer_there_is_not_shown(open_page, store):
+    seed.examples(store, 20)
+    ended(store, written=141, cost=0.046)
+    store.save_run(work.Run("write1", "write", "done", created=seed.NOW))
+    assert not open_page("examples").success
+
+
+@pytest.mark.parametrize("status, label", [("failed", "Try again"), ("cancelled", "Start again")])
+def test_a_stopped_writing_goes_on_with_the_key(
+    status, label, open_page, store, hosted, started, environments, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", seed.KEY)
+    seed.examples(store, 20)
+    ended(store, status, "Add credit at the provider." if status == "failed" else None)
+    at = open_page("examples")
+    next(button for button in at.button if button.label == label).click().run()
+    assert started == [("compose", {"endpoint": "OpenAI", "model": "gpt-4.1-mini"})]
+    assert environments == [{"OPENAI_API_KEY": seed.KEY}]
+
+
+def test_a_connection_that_is_gone_is_said_when_going_on(open_page, store, started):
+    seed.examples(store, 20)
+    ended(store, "failed", "It is off.")
+    run = store.latest_run("compose")
+    store.save_run(dataclasses.replace(run, settings={"endpoint": "office"}))
+    at = open_page("examples")
+    at.button(key="runs.again.compose").click().run()
+    assert started == [] and "no connection named office any more" in said(at)
+
+
+def test_what_a_model_wrote_is_said_to_be_so(open_page, store):
+    store.replace_examples([dataset.make_example("up", dataset.Call("takeoff_drone", {"altitude": 5}), origin="model")])
+    assert list(open_page("examples").dataframe[0].value["Written by"]) == ["A model"]
