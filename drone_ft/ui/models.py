@@ -95,6 +95,7 @@ def where(key: str, **look: Any) -> Endpoint:
         key=key,
         width=220,
         help="On this computer, or at a service; the settings page has their connections and keys.",
+        persist_state="session",
         **look,
     )
     return session.endpoint(chosen)
