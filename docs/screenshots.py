@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-PAGES = ("home", "catalog", "permutations", "examples", "fine_tune", "evaluate", "playground")
+PAGES = ("home", "catalog", "permutations", "examples", "fine_tune", "evaluate", "playground", "settings")
 FOLDER = Path(__file__).parent / "screenshots"
 WIDTH, LOWEST, HIGHEST = 1280, 720, 1500
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
