@@ -12,7 +12,7 @@ training = runs.under_way("tune", "demo")
 if training:
     runs.watch(training)
 else:
-    pipeline.catch_up(session.store(), session.reach)
+    tuning.catch_up()
     if not pipeline.is_enough(ready):
         tuning.empty(ready)
     else:

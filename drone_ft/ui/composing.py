@@ -90,6 +90,7 @@ def settings(catalog: Catalog) -> None:
         "at_once": int(at_once),
         "batch": batch,
         "prompts": prompts,
+        "seed": _written_before(),
     }
     runs.start_button(
         "Write with this model",
@@ -101,6 +102,11 @@ def settings(catalog: Catalog) -> None:
         icon=":material/edit_note:",
         disabled=locked or not plan.templates or not (model or endpoint.is_local),
     )
+
+
+def _written_before() -> int:
+    """How often a model has written to the end: the next time it is asked anew, as kept answers would bring nothing."""
+    return sum(run.kind == KIND and run.status == "done" for run in session.store().runs())
 
 
 def _prompts(tone: str) -> dict[str, str]:

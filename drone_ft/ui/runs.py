@@ -12,6 +12,7 @@ import streamlit as st
 from drone_ft import charts, fine_tuning, work
 from drone_ft.ui import frame, session, words
 
+CAUGHT_UP = "runs.caught_up"  # when trainings nobody follows were last looked at
 TELLING = 0.02  # of a step's work, before which nobody knows how long it takes
 _ICONS = {
     "done": ":green[:material/check_circle:]",
@@ -184,6 +185,7 @@ def _button(job: fine_tuning.Job, label: str, icon: str, act: Act) -> None:
 def _act(act: Act, job: fine_tuning.Job, label: str) -> None:
     whole = session.store().job(job.id) or job
     session.store().save_job(act(session.reach(job.endpoint), whole))
+    st.session_state.pop(CAUGHT_UP, None)  # what came of it is looked at now
     frame.notify(_SAID[label])
 
 

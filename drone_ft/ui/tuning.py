@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ MOST_EPOCHS = 20
 HOSTED_EPOCHS = 3  # what OpenAI takes for a hundred examples; large models need fewer readings, and each is paid for
 LONGEST_NAME = 64  # letters, as the API allows
 MOST_SEED = 2_147_483_647
+CATCH_UP_EVERY = 20.0  # seconds
 _EPOCHS = "tuning.epochs"
 
 
@@ -209,6 +211,13 @@ def _failed(last: work.Run) -> None:
             type="primary",
             icon=":material/computer:",
         )
+
+
+def catch_up() -> None:
+    """Bring trainings nobody follows up to date, now and then: a place that is away must not hold up every click."""
+    if time.monotonic() - st.session_state.get(runs.CAUGHT_UP, -CATCH_UP_EVERY) >= CATCH_UP_EVERY:
+        pipeline.catch_up(session.store(), session.reach)
+        st.session_state[runs.CAUGHT_UP] = time.monotonic()
 
 
 def past(watched: work.Run | None) -> None:

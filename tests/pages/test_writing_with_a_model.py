@@ -64,6 +64,7 @@ def test_it_is_started_as_chosen_and_the_key_goes_apart(at, started, environment
                 "impossible": 0,
                 "at_once": 8,
                 "batch": False,
+                "seed": 0,
                 "prompts": {"tone": "curt", "commands": "Write in Swiss German."},
             },
         )
