@@ -17,7 +17,7 @@ from drone_ft.catalog import Call, Catalog, Function
 from drone_ft.composing import How
 from drone_ft.dataset import make_example, to_jsonl
 from drone_ft.endpoints import LOCAL, Endpoint
-from drone_ft.errors import EndpointRefused, WorkCancelled
+from drone_ft.errors import WorkCancelled
 from drone_ft.evaluation import Case, Outcome
 from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
@@ -50,13 +50,13 @@ REQUESTS = 1 + 3 + 2  # values, commands for each call, impossible ones for each
 
 @dataclass(frozen=True)
 class Place:
-    """A server, and what it offers; `curve` is the result file's training loss, None where it keeps no such file."""
+    """A server, and what it offers; `curve` is the result file's training loss, empty where it names a file that it does not have."""
 
     endpoint: Endpoint
     model: str
     asked: Callable[[], int]  # how many chat requests it has got
     checkpoints: int
-    curve: list[float] | None
+    curve: list[float]
 
     @property
     def client(self) -> openai.OpenAI:
@@ -97,7 +97,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     with ExitStack() as stack:
         if request.param == "aimock":
             url = stack.enter_context(aimock.running(fixtures(), tmp_path))
-            yield Place(Endpoint("aimock", url, "custom"), "gpt-4.1-mini", lambda: aimock.asked(url), 0, None)
+            yield Place(Endpoint("aimock", url, "custom"), "gpt-4.1-mini", lambda: aimock.asked(url), 0, [])
         else:
             engine = WritingEngine(tmp_path / "engine" / "models")
             url = stack.enter_context(Running(tmp_path, engine)).url
@@ -127,11 +127,7 @@ def test_from_an_upload_to_a_tuned_model_that_calls_and_a_base_that_writes(place
     assert (found.examples, found.catalog, found.epochs) == (12, CATALOG.name, 2)
     kept = fine_tuning.checkpoints(client, done)
     assert [checkpoint.step for checkpoint in kept] == [*range(1, place.checkpoints + 1)]
-    if place.curve is None:  # it names a result file that it does not have
-        with pytest.raises(EndpointRefused, match="No such file"):
-            fine_tuning.result_points(client, done)
-    else:
-        assert [point["train_loss"] for point in fine_tuning.result_points(client, done)] == place.curve
+    assert [point["train_loss"] for point in fine_tuning.result_points(client, done)] == place.curve
 
     for model in [done.tuned_model, *(checkpoint.model for checkpoint in kept)]:
         answer = evaluation.ask(client, model, CATALOG, CASE.prompt, memory=store)
