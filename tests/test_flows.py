@@ -50,7 +50,7 @@ REQUESTS = 1 + 3 + 2  # values, commands for each call, impossible ones for each
 
 @dataclass(frozen=True)
 class Place:
-    """A server, and what it offers; `curve` is the result file's training loss, empty where it names a file that it does not have."""
+    """A server, and what it offers; `curve` is the result file's training loss, empty where it has no such file."""
 
     endpoint: Endpoint
     model: str
