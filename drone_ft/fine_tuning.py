@@ -209,7 +209,7 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
     now = patiently(lambda: client.fine_tuning.jobs.retrieve(job.endpoint_job_id))
     known = {event["id"] for event in job.events}
     fresh: list[dict[str, Any]] = []
-    for event in _paged(lambda: client.fine_tuning.jobs.list_events(job.endpoint_job_id, limit=100), MOST_EVENTS):
+    for event in _paged(lambda: client.fine_tuning.jobs.list_events(job.endpoint_job_id, limit=20), MOST_EVENTS):
         if event.id in known:
             break
         fresh.append(

@@ -14,10 +14,10 @@ def show(job: Job) -> None:
     runs.job_buttons(job)
     with st.expander("Its examples, cost and evaluations", icon=":material/receipt_long:"):
         st.markdown("  \n".join(_facts(job)))
-        train, validation = session.store().job_data(job.id)
         with st.container(horizontal=True):
-            _download(job, "Training file", train, "train")
-            _download(job, "Validation file", validation, "validation")
+            for place, is_there in enumerate(_kept(str(session.store().folder), job.id)):
+                if is_there:
+                    _download(job, place)
         _checkpoints(job)
 
 
@@ -41,18 +41,28 @@ def _setting(name: str) -> str:
     return name.removeprefix("n_").replace("_", " ")
 
 
-def _download(job: Job, label: str, text: str, name: str) -> None:
-    if text:
-        st.download_button(
-            label,
-            text,
-            f"{job.suffix or job.id}-{name}.jsonl",
-            "application/jsonl",
-            icon=":material/download:",
-            key=f"job_details.{name}.{job.id}",
-            on_click="ignore",
-            help="The very file the job was given, as it was then.",
-        )
+def _download(job: Job, place: int) -> None:
+    """The button for the training (0) or validation file (1); up to 100 MB, so read when it is pressed."""
+    name = ("training", "validation")[place]
+    st.download_button(
+        f"{name.capitalize()} file",
+        lambda: session.store().job_data(job.id)[place],
+        f"{job.suffix or job.id}-{name.replace('training', 'train')}.jsonl",
+        "application/jsonl",
+        icon=":material/download:",
+        key=f"job_details.{name.replace('training', 'train')}.{job.id}",
+        on_click="ignore",
+        help="The very file the job was given, as it was then.",
+    )
+
+
+def _kept_files(folder: str, job_id: str) -> tuple[bool, bool]:
+    """Whether a job has a training and a validation file; they never change."""
+    train, validation = session.store().job_data(job_id)
+    return bool(train), bool(validation)
+
+
+_kept = st.cache_data(_kept_files, show_spinner=False, max_entries=100)
 
 
 def _checkpoints(job: Job) -> None:
