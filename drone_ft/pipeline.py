@@ -192,7 +192,7 @@ def tune(
     examples = approved(store.examples(catalog.name))
     with progress.step("server"):
         there = place(store, endpoint)
-        rules = {"local": "local", "azure": "azure"}.get(there.kind, "openai")
+        rules = target(there)
         train, test = training_files(examples, catalog, rules, fixes)
         if not there.is_local:
             _preflight(train, test if validate else None, rules, catalog)
@@ -266,12 +266,27 @@ def place(store: Store, name: str) -> Endpoint:
     """
     if name == endpoints.LOCAL:
         return endpoints.local_endpoint()
-    for known in (*endpoints.from_environment(), *store.endpoints()):
+    return known_place(store, name)
+
+
+def places(store: Store) -> list[Endpoint]:
+    """Every endpoint there is: this computer, those of the environment, those the user added."""
+    return [*endpoints.from_environment(), *store.endpoints()]
+
+
+def known_place(store: Store, name: str) -> Endpoint:
+    """The one of `places` with a name; raises EndpointError where it is gone."""
+    for known in places(store):
         if known.name == name:
             return known
     raise EndpointError(
-        f"There is no connection named {name!r} any more. Add it on the settings page, or choose another."
+        f"There is no connection named {name} any more. Add it on the settings page, or choose another."
     )
+
+
+def target(endpoint: Endpoint) -> str:
+    """The one of `checks.TARGETS` whose rules the files for an endpoint must keep."""
+    return endpoint.kind if endpoint.kind in checks.TARGETS else "openai"
 
 
 def _reaching(*names: str) -> str:

@@ -22,11 +22,6 @@ _MARKS = {"error": ":red[:material/error:]", "warning": ":orange[:material/warni
 MOST_LISTED = 8  # findings of one kind on the page
 
 
-def target(endpoint: Endpoint) -> str:
-    """Whose rules the files must keep."""
-    return {"local": "local", "azure": "azure"}.get(endpoint.kind, "openai")
-
-
 def fixes() -> list[str]:
     """What the user chose to have put right, in the order it is done."""
     return [name for name in checks.FIXES if name in st.session_state.get(_FIXES, ())]
@@ -41,7 +36,7 @@ def costs(endpoint: Endpoint, model: str, ready: Sequence[Example], epochs: int)
 
 def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
     """A button that checks the examples for where they go, and what it found."""
-    digest = f"{_digest(ready)} {target(endpoint)}"
+    digest = f"{_digest(ready)} {pipeline.target(endpoint)}"
     if st.button("Check the examples first", icon=":material/fact_check:", key="preflight.check"):
         st.session_state[_CHECKED] = digest
         st.session_state[_FIXES] = ()
@@ -49,7 +44,7 @@ def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
         st.session_state[_FIXES] = ()  # they were chosen for other examples, or another place
         return
     with st.spinner("Reading every example …"):
-        found = _found(digest, ready, session.store().catalog(), target(endpoint), fixes())
+        found = _found(digest, ready, session.store().catalog(), pipeline.target(endpoint), fixes())
     with st.container(border=True):
         st.markdown(f"**{words.escape(checks.summary(found))}**")
         for rule in dict.fromkeys(finding.rule for finding in found):

@@ -8,8 +8,8 @@ import openai
 import streamlit as st
 
 from drone_ft import endpoints as places
+from drone_ft import pipeline
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import EndpointError
 from drone_ft.probing import Probe
 from drone_ft.store import Store
 
@@ -32,17 +32,12 @@ def store() -> Store:
 
 def endpoints() -> list[Endpoint]:
     """Every endpoint there is: this computer, those of the environment, those the user added."""
-    return [*places.from_environment(), *store().endpoints()]
+    return pipeline.places(store())
 
 
 def endpoint(name: str) -> Endpoint:
     """The endpoint of a name; raises EndpointError where it is gone."""
-    for known in endpoints():
-        if known.name == name:
-            return known
-    raise EndpointError(
-        f"There is no connection named {name} any more. Add it on the settings page, or choose another."
-    )
+    return pipeline.known_place(store(), name)
 
 
 def key(endpoint: Endpoint) -> str | None:
