@@ -226,9 +226,6 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
 
 def _seen(job: Job, now: FineTuningJob) -> Job:
     """The job with what its endpoint says of it now."""
-    curve = loss_curve(job.events)
-    # Validation last, so that the last of all is its newest where there is one.
-    losses = [point[name] for name in ("train_loss", "valid_loss") for point in curve if point[name] is not None]
     failed = now.error.message if now.error and now.error.message else ""
     trained = now.trained_tokens
     return dataclasses.replace(
@@ -238,7 +235,7 @@ def _seen(job: Job, now: FineTuningJob) -> Job:
         message=failed or (job.events[-1]["message"] if job.events else job.message),
         finished=float(now.finished_at) if now.finished_at else None,
         seconds_left=max(0.0, now.estimated_finish - time.time()) if now.estimated_finish else None,
-        last_loss=losses[-1] if losses else job.last_loss,
+        last_loss=_last_loss(job),
         seed=now.seed if isinstance(now.seed, int) else job.seed,
         hyperparameters=_settings(now) or job.hyperparameters,
         trained_tokens=trained if trained is not None else job.trained_tokens,
@@ -247,6 +244,13 @@ def _seen(job: Job, now: FineTuningJob) -> Job:
         else job.cost,
         result_files=list(now.result_files or []),
     )
+
+
+def _last_loss(job: Job) -> float | None:
+    """The newest loss measured: on validation data where there are any."""
+    curve = loss_curve(job.events)
+    losses = [point[name] for name in ("train_loss", "valid_loss") for point in curve if point[name] is not None]
+    return losses[-1] if losses else job.last_loss
 
 
 def _settings(now: FineTuningJob) -> dict[str, Any]:
@@ -332,8 +336,8 @@ def _with_results(client: openai.OpenAI, job: Job) -> Job:
         {"id": f"result-{point['step']}", "created": job.finished, "type": "metrics", "message": "", "data": point}
         for point in points
     ]
-    losses = [point[name] for name in ("train_loss", "valid_loss") for point in points if point[name] is not None]
-    return dataclasses.replace(job, events=[*job.events, *told], last_loss=losses[-1] if losses else job.last_loss)
+    job = dataclasses.replace(job, events=[*job.events, *told])
+    return dataclasses.replace(job, last_loss=_last_loss(job))
 
 
 def cancel(client: openai.OpenAI, job: Job) -> Job:
@@ -417,7 +421,8 @@ def loss_curve(events: Sequence[dict[str, Any]]) -> list[dict[str, float | None]
             continue
         point = points.setdefault(int(step), {"step": step, "train_loss": None, "valid_loss": None})
         for name in ("train_loss", "valid_loss"):
-            point[name] = _number(data.get(name)) if _number(data.get(name)) is not None else point[name]
+            value = _number(data.get(name))
+            point[name] = point[name] if value is None else value
     return [points[step] for step in sorted(points)]
 
 
