@@ -76,7 +76,7 @@ class _Question:
 class Batcher:
     """Takes everything that waits (after `window` seconds, at most `largest`) and asks the engine once a model."""
 
-    def __init__(self, engine: Engine, *, window: float = 0.01, largest: int = 64, most_waiting: int = 2000) -> None:
+    def __init__(self, engine: Engine, *, window: float = 0.01, largest: int = 128, most_waiting: int = 2000) -> None:
         self._engine, self._window, self._largest = engine, window, largest
         self._waiting: queue.Queue[_Question | None] = queue.Queue(most_waiting)
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)

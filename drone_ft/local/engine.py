@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from drone_ft.local.grammar import Grammars, grammar
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
 from drone_ft.local.shelf import Loaded, Shelf
 
-CHUNK = 64  # rows read together: more gain little speed and cost memory
+TOGETHER = 64  # rows read at a time: more gain little speed and cost memory
 PREFIXES_KEPT = 4
 DEFAULT_MAX_TOKENS = 512
 LONGEST_NAME = 64  # letters of a function's name
@@ -67,6 +68,7 @@ class _Row:
     chance: float = 0.0  # logarithm, of what is written until then
     others: list[tuple[float, list[int]]] = field(default_factory=list)  # (chance, other beginning) until then
     kept: int | None = None  # how many of its calls are told, None for all
+    instead: _Row | None = None  # what is answered in its place
     finish: str | None = None
 
 
@@ -125,10 +127,13 @@ class Engine:
         with self._lock:
             loaded = self._load(model_id)
             rows = [self._row(loaded, request) for request in requests]
-            self._finish(loaded, rows)
-            again = {number: other for number, row in enumerate(rows) if (other := self._other_way(loaded, row))}
-            self._finish(loaded, list(again.values()))
-            return [self._answer(again.get(number, row)) for number, row in enumerate(rows)]
+            groups: dict[str, list[_Row]] = {}
+            for row in rows:
+                groups.setdefault(row.prompt.prefix, []).append(row)
+            for group in groups.values():
+                for _ in self._run(loaded, group):
+                    pass
+            return [self._answer(row.instead or row) for row in rows]
 
     def stream(self, model_id: str, request: ChatRequest) -> Generator[str, None, Answer]:
         """Pieces of one answer's text as they are written; the generator's return value is the whole Answer."""
@@ -229,36 +234,38 @@ class Engine:
 
     # Steps
 
-    def _finish(self, loaded: Loaded, rows: Sequence[_Row]) -> None:
-        """Write the rows' answers, those that share a prefix together."""
-        groups: dict[str, list[_Row]] = {}
-        for row in rows:
-            groups.setdefault(row.prompt.prefix, []).append(row)
-        for group in groups.values():
-            # answers of like length finish together; the order never changes an answer
-            group.sort(key=lambda row: len(row.unread))
-            for start in range(0, len(group), CHUNK):
-                for _ in self._run(loaded, group[start : start + CHUNK]):
-                    pass
+    def _run(self, loaded: Loaded, rows: Sequence[_Row]) -> Iterator[None]:
+        """Write the answers of rows that share a prefix; yields after every forward pass.
 
-    def _run(self, loaded: Loaded, rows: list[_Row]) -> Iterator[None]:
-        """Advance the rows, which share a prefix, until all are finished; yields after every forward pass."""
+        Where one is finished the next begins, so that few passes are spent on few rows; the order changes no answer.
+        """
         import torch
 
-        active = {number: row for number, row in enumerate(rows) if row.finish is None}
-        if not active:
-            return
         reader = reading.reader(loaded.model, self._prefix(loaded, rows[0].prompt))
-        while active:
+        # rows of like length begin together
+        waiting = deque(sorted((row for row in rows if row.finish is None), key=lambda row: len(row.unread)))
+        active: dict[int, _Row] = {}
+        begun = 0
+        while waiting or active:
+            while waiting and len(active) < TOGETHER:
+                active[begun] = waiting.popleft()
+                begun += 1
             with torch.inference_mode():
                 cores.use(self._cores.threads())  # a training, or somebody else, may want one
                 logits = reader.read({number: row.unread for number, row in active.items()})
                 for row in active.values():
                     row.unread = []
                 self._choose(list(active.values()), logits)
-            for number in [number for number, row in active.items() if row.finish is not None]:
-                del active[number]
-                reader.forget(number)
+            for number, row in [*active.items()]:
+                if row.finish is None:
+                    continue
+                row.instead = other = self._other_way(loaded, row)
+                if other is None or other.finish is not None:
+                    del active[number]
+                    reader.forget(number)
+                else:
+                    active[number] = other
+                    other.unread = other.unread[reader.forget(number, kept=_alike(row, other)) :]
             yield
 
     def _prefix(self, loaded: Loaded, prompt: Prompt) -> Any:
@@ -397,6 +404,12 @@ def _unpack(bitmask: bytes, vocabulary: int) -> Any:
     mask = torch.zeros(vocabulary, dtype=torch.bool)
     mask[: len(bits)] = torch.from_numpy(bits.astype(bool))
     return mask
+
+
+def _alike(row: _Row, other: _Row) -> int:
+    """How many tokens two rows have in common at their beginning, the last of the other left out."""
+    pairs = zip([*row.prompt.ids, *row.written], [*other.prompt.ids, *other.written][:-1], strict=False)
+    return next((count for count, (one, two) in enumerate(pairs) if one != two), len(other.unread) - 1)
 
 
 def _held_back(text: str, row: _Row) -> int:

@@ -76,7 +76,7 @@ def _attend(
         )
 
     if memory is not None:
-        return memory.attend(module.layer_idx, query, key, value, attend).transpose(1, 2).contiguous(), None
+        return memory.attend(module.layer_idx, query, key, value, scaling, sliding_window), None
     if query.shape[0] != 1:
         raise ValueError(f"A packed model reads one sequence of rows end to end, not a batch of {query.shape[0]}.")
     kind, (lengths, shared) = query.dtype, ((row_lengths, shared_length) if row_lengths else ([query.shape[2]], 0))

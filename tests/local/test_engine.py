@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,22 @@ def test_a_number_beyond_its_bounds_is_not_pressed_into_them(
 ) -> None:
     engine.answer("tiny", [ask("?")])
     wish_for(monkeypatch, engine, *wishes)
-    (answer,) = engine.answer("tiny", [ask("go up 900 metres", tools=FLY)])
+    read, tokens = reading.Packed.read, []
+
+    def counted(self: reading.Packed, unread: dict[int, Sequence[int]]) -> Any:
+        tokens.extend(map(len, unread.values()))
+        return read(self, unread)
+
+    monkeypatch.setattr(reading.Packed, "read", counted)
+    request = ask("please go up, and up, to 900 metres " * 3, tools=FLY)
+    (answer,) = engine.answer("tiny", [request])
     assert [name for name, _ in answer.calls] == names
     assert_valid(answer, FLY)
+    prompt = len(build(engine._tokenizer, request, None).ids)
+    assert sum(count >= prompt for count in tokens) == 1  # read once, though it may be answered twice
+    alone = Engine(engine._shelf.models_dir, engine.source)
+    monkeypatch.setattr(shelf.packing, "can_pack", lambda _: False)  # so it reads anew
+    assert alone.answer("tiny", [request]) == [answer]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +214,7 @@ def test_neither_the_prefix_cache_nor_the_size_of_batches_changes_answers(
 ) -> None:
     requests = [ask(words) for words in WORDS]
     cached = engine.answer("tiny", requests)
-    monkeypatch.setattr(engine_module, "CHUNK", 4)
+    monkeypatch.setattr(engine_module, "TOGETHER", 4)
     assert engine.answer("tiny", requests) == cached
     monkeypatch.setattr(engine_module, "build", lambda *given: _unsplit(build(*given)))
     assert [answer.calls for answer in engine.answer("tiny", requests)] == [answer.calls for answer in cached]
