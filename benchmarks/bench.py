@@ -296,12 +296,14 @@ def answering(folder: Path) -> Iterator[Figure]:
     with served(folder) as (server, client):
 
         def ask(prompt: str, model: str) -> float:
+            """Seconds for a case, asked as an evaluation does."""
             began = time.perf_counter()
             client.chat.completions.create(
                 model=model,
                 messages=[{"role": "system", "content": catalog.system_prompt}, {"role": "user", "content": prompt}],
                 tools=catalog.tools(),
                 tool_choice="required",
+                parallel_tool_calls=False,  # where it may, the base model makes up to eight
             )
             return time.perf_counter() - began
 

@@ -74,7 +74,10 @@ class _Question:
 
 
 class Batcher:
-    """Takes everything that waits (after `window` seconds, at most `largest`) and asks the engine once a model."""
+    """Takes everything that waits and asks the engine once a model.
+
+    Waits until none came for `window` seconds, but not for more than ten times that; takes at most `largest`.
+    """
 
     def __init__(self, engine: Engine, *, window: float = 0.01, largest: int = 128, most_waiting: int = 2000) -> None:
         self._engine, self._window, self._largest = engine, window, largest
@@ -114,10 +117,10 @@ class Batcher:
                 return
 
     def _gather(self, first: _Question) -> tuple[list[_Question], bool]:
-        batch, deadline = [first], time.monotonic() + self._window
+        batch, deadline = [first], time.monotonic() + 10 * self._window
         while len(batch) < self._largest:
             try:
-                question = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                question = self._waiting.get(timeout=max(0.0, min(self._window, deadline - time.monotonic())))
             except queue.Empty:
                 break
             if question is None:

@@ -32,6 +32,8 @@ DEFAULT_PORT = 8642
 TOKEN = "DRONE_FT_TOKEN"
 CANNOT_START = 2
 """The exit code when the server cannot start: the port is taken, the model is missing."""
+KEEP_ALIVE = 60
+"""Seconds a connection may rest. OpenAI's client lets go after 5; a server that does so too breaks some requests."""
 
 
 def create_app(
@@ -99,7 +101,12 @@ def serve(
             weights.prepare(engine.source)  # not in the middle of somebody's first training
             app = create_app(engine, workspace, token=os.environ.get(TOKEN, ""))
             config = uvicorn.Config(
-                app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5
+                app,
+                log_level="warning",
+                access_log=False,
+                lifespan="on",
+                timeout_graceful_shutdown=5,
+                timeout_keep_alive=KEEP_ALIVE,
             )
             with contextlib.suppress(KeyboardInterrupt):
                 _Server(config, app, folder, idle_exit).run([listener])

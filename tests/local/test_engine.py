@@ -117,7 +117,7 @@ NEAR = JSON.call("fly_up", {"altitude": 90})
 def test_a_number_beyond_its_bounds_is_not_pressed_into_them(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, wishes: tuple[str, ...], names: list[str]
 ) -> None:
-    engine.answer("tiny", [ask("?")])
+    engine.answer("tiny", [ask("?", tools=FLY)])
     wish_for(monkeypatch, engine, *wishes)
     read, tokens = reading.Packed.read, []
 

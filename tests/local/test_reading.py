@@ -64,11 +64,14 @@ class Model:
 @pytest.mark.parametrize("begun", [0, 11])
 @pytest.mark.parametrize("window", [None, 4, 16])
 @pytest.mark.parametrize("scores", [1 << 24, 100], ids=["at once", "in parts"])
+@pytest.mark.parametrize("device", ["cpu", "any"])
 def test_each_row_sees_the_beginning_what_it_read_and_itself(
-    begun: int, window: int | None, scores: int, monkeypatch: pytest.MonkeyPatch
+    begun: int, window: int | None, scores: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(3)
     monkeypatch.setattr(reading, "SCORES", scores)
+    if device == "any":
+        monkeypatch.setattr(reading, "_attend_on_processors", reading._attend_anywhere)
     shape = (1, KEYS, begun, SIZE)
     beginning = [(torch.randn(shape), torch.randn(shape)) for _ in range(LAYERS)] if begun else []
     model = Model(window, beginning)
