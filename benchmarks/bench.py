@@ -29,6 +29,7 @@ TUNED = "ft:bench:local::bench"
 CASES = 100
 TRL_ROWS = 6
 COUNTED_STEPS = 6
+LOOKS = 100
 
 
 @dataclass(frozen=True)
@@ -320,6 +321,29 @@ def answering(folder: Path) -> Iterator[Figure]:
             yield Figure(f"each of {CASES} requests at once, {role}", f"{each:.3f} s", "≤ 0.08 s")
         held = memory(psutil.Process(server.pid))
         yield Figure("memory of the server with both", f"{held / 1e9:.1f} GB", "≤ 2 GB")
+        slowest, middle = while_training(client, folder / "job" / "train.jsonl", names["base"])
+        looks = f"slowest of {2 * LOOKS} looks at health and job while it trains"
+        yield Figure(looks, f"{slowest * 1e3:,.0f} ms, half of them within {middle * 1e3:,.0f} ms", "< 200 ms")
+
+
+def while_training(client: Any, rows: Path, model: str) -> tuple[float, float]:
+    """Seconds of the slowest and the middle look at the server's health and at a job while this trains."""
+    file = client.files.create(file=rows, purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model=model, training_file=file.id)
+    while client.fine_tuning.jobs.list_events(job.id, limit=1).data[0].type != "metrics":
+        if client.fine_tuning.jobs.retrieve(job.id).status in ("failed", "cancelled"):
+            raise SystemExit("The training ended before it began to learn; the server's log says why.")
+        time.sleep(1)
+    seconds = []
+    for _ in range(LOOKS):
+        for look in (
+            lambda: client.get("/../health", cast_to=object),
+            lambda: client.fine_tuning.jobs.retrieve(job.id),
+        ):
+            seconds.append(best(look, 1))
+            time.sleep(0.05)
+    client.fine_tuning.jobs.cancel(job.id)
+    return max(seconds), statistics.median(seconds)
 
 
 @contextmanager
