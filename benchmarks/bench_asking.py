@@ -20,7 +20,8 @@ import psutil
 
 from benchmarks.bench import ROOT, Figure
 from drone_ft import asking, endpoints
-from drone_ft.asking import Ask, Gate
+from drone_ft.asking import Ask
+from drone_ft.pacing import Gate
 from drone_ft.store import Store
 from drone_ft.synthesis import by_model
 

@@ -76,7 +76,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 def write(options: argparse.Namespace) -> int:
     """Have a model write train.jsonl and test.jsonl; what is left out is in ledger.jsonl, with its reasons."""
-    from drone_ft import composing, dataset, endpoints, pipeline
+    from drone_ft import asking, composing, dataset, endpoints, pipeline, prices
     from drone_ft.store import Store
     from drone_ft.synthesis import by_model
 
@@ -87,9 +87,11 @@ def write(options: argparse.Namespace) -> int:
     templates = tuple(by_model.choose(catalog, by_model.ALL, seed=options.seed))
     plan = by_model.Plan(catalog, templates, options.commands, options.impossible)
     how = composing.How(endpoint, model, options.at_once, seed=options.seed)
-    expected = by_model.estimate(plan, model).requests
+    expected = by_model.estimate(plan, model, where=asking.where(endpoint))
+    tokens = expected.input_tokens + expected.output_tokens
+    _say(f"{model} will be sent {prices.expected(expected.requests, tokens, expected.cost)}.")
     writing, tally = composing.compose(
-        store, plan, how, lambda now, note: told(f"{model}: of {expected:,} or more, {composing.costs(now)}")
+        store, plan, how, lambda now, note: told(f"{model}: of {expected.requests:,} or more, {composing.costs(now)}")
     )
     examples = dataset.split(writing.examples, seed=options.seed)
     parts = {name: [e for e in examples if e.split == name] for name in ("train", "test")}
@@ -331,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, metavar="S", help="another one asks anew what was answered")
     one = verb(check, "what is wrong with a JSONL file (exit 1 on trouble)")
     one.add_argument("file", type=Path, metavar="FILE")
-    targets = ("openai", "azure", "local")
+    targets = ("openai", "azure", "custom", "local")
     one.add_argument("--for", dest="target", choices=targets, default="local", help="whose rules (default: local)")
     one = verb(serve, "this computer's OpenAI-compatible server")
     one.add_argument("--port", type=int, default=8642, metavar="P", help="0 takes a free one")

@@ -10,7 +10,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,11 +20,8 @@ from pydantic import BaseModel
 from drone_ft import abilities, endpoints, prices
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
+from drone_ft.pacing import AT_ONCE, Gate, Stopped
 
-AT_ONCE = 8
-MOST_AT_ONCE = 64
-LONGEST_PAUSE = 60.0  # seconds; a server that wants longer is tried again, and says so again
-HALVE_AGAIN = 1.0  # seconds; a burst of refusals is one piece of news
 IN_A_ROW = 20  # requests without an answer, at least, before the server is taken to be away
 LAST_WORD = 30.0  # seconds that whoever stops waits for answers that are being paid for
 ONE_REQUEST = (400, 413, 422)  # refusals that concern this request; any other meets every request
@@ -47,14 +44,23 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A reply as it is kept: `body` is the chat completion as plain data, `request` the digest of what was asked."""
+class Carried:
+    """What is left of an ask once its request is gone, as with one that a batch carries."""
 
     key: str
     base_url: str
     model: str
     purpose: str
-    request: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply as it is kept: `body` is the chat completion as plain data."""
+
+    key: str
+    base_url: str
+    model: str
+    purpose: str
     body: dict[str, Any]
     input_tokens: int = 0
     cached_tokens: int = 0
@@ -77,7 +83,7 @@ class Answer:
             cached=self.cached_tokens,
             output=self.output_tokens,
             batch=self.by_batch,
-            local=self.base_url == endpoints.LOCAL,
+            where=self.base_url,
         )
 
 
@@ -162,7 +168,7 @@ def _whole(match: re.Match[str]) -> str:
     return match["whole"] or "\ufffd"
 
 
-def make_answer(ask: Ask, body: dict[str, Any], by_batch: bool = False) -> Answer:
+def make_answer(ask: Ask | Carried, body: dict[str, Any], by_batch: bool = False) -> Answer:
     """The answer in a chat completion's body; raises EndpointUnavailable where there is none in it."""
     body = json.loads(_HALF.sub(_whole, json.dumps(body, default=repr, ensure_ascii=False)))
     try:
@@ -178,102 +184,7 @@ def make_answer(ask: Ask, body: dict[str, Any], by_batch: bool = False) -> Answe
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         said = json.dumps(body, default=repr, ensure_ascii=False)[:60]
         raise EndpointUnavailable(f"The server sent a reply without an answer: {said}. Try again later.") from error
-    return Answer(
-        ask.key, ask.base_url, ask.model, ask.purpose, _digest(ask.request), body, *tokens, by_batch, time.time()
-    )
-
-
-# ---------------------------------------------------------------- pace
-
-
-class Gate:
-    """Who may be on the wire: as many as the user allows, fewer while the server asks for patience.
-
-    A 429 halves their number, every answer lets it creep up, and a server that asks for a wait keeps everybody
-    waiting. `clock` and `wait` are there for tests.
-    """
-
-    def __init__(
-        self,
-        limit: int = AT_ONCE,
-        clock: Callable[[], float] = time.monotonic,
-        wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
-    ) -> None:
-        self.limit = max(1, min(limit, MOST_AT_ONCE))
-        self.allowed = float(self.limit)
-        self.inside = 0
-        self.is_closed = False
-        self._clock, self._wait = clock, wait
-        self._changed = threading.Condition()
-        self._open_at = self._halve_at = clock()
-
-    def __enter__(self) -> Gate:
-        with self._changed:
-            while not self.is_closed:
-                pause = self._open_at - self._clock()
-                if pause <= 0 and self.inside < int(self.allowed):
-                    self.inside += 1
-                    return self
-                self._wait(self._changed, min(pause, 1.0) if pause > 0 else 1.0)
-        raise _Stopped
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with self._changed:
-            self.inside -= 1
-            now = self._clock()
-            if isinstance(error, EndpointUnavailable):
-                if error.status == 429 and now >= self._halve_at:
-                    self.allowed = max(1.0, self.allowed / 2)
-                    self._halve_at = now + HALVE_AGAIN
-                self._open_at = max(self._open_at, now + min(error.wait or 0.0, LONGEST_PAUSE))
-            elif error is None:
-                self.allowed = min(float(self.limit), self.allowed + 1 / self.allowed)
-            self._changed.notify_all()
-
-    def hear(self, headers: Mapping[str, str]) -> None:
-        """Learn from the headers of a response how many more the server takes; for `endpoints.client(listen=…)`.
-
-        Allowances refill little by little: of the time until all of it is back, one request's share is enough.
-        """
-        try:
-            remaining = int(headers["x-ratelimit-remaining-requests"])
-            share = max(1, int(headers.get("x-ratelimit-limit-requests", 1)))
-        except (KeyError, ValueError):
-            return
-        if remaining < 1:
-            pause = seconds(headers.get("x-ratelimit-reset-requests", "")) / share
-            with self._changed:
-                self._open_at = max(self._open_at, self._clock() + min(pause, LONGEST_PAUSE))
-
-    def nap(self, seconds: float) -> None:
-        """Sleep, unless the gate closes."""
-        with self._changed:
-            until = self._clock() + seconds
-            while not self.is_closed and self._clock() < until:
-                self._wait(self._changed, until - self._clock())
-        if self.is_closed:
-            raise _Stopped
-
-    def open(self) -> None:
-        """Let people in again."""
-        self.is_closed = False
-
-    def close(self) -> None:
-        """Let nobody in any more."""
-        with self._changed:
-            self.is_closed = True
-            self._changed.notify_all()
-
-
-class _Stopped(Exception):
-    """Nobody is let in any more."""
-
-
-def seconds(text: str) -> float:
-    """Seconds in "1s", "6m0s", "20ms" or "1.5"; 0 where it says something else."""
-    sizes = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd]|)", text)
-    return sum(float(number) * sizes[unit] for number, unit in parts)
+    return Answer(ask.key, ask.base_url, ask.model, ask.purpose, body, *tokens, by_batch, time.time())
 
 
 def sender(client: openai.OpenAI, memory: abilities.Memory) -> Send:
@@ -412,7 +323,7 @@ class _Asking:
                     twins = self._same.pop(ask.key)
                 for one in (reply, *(dataclasses.replace(reply, ask=twin, is_new=False) for twin in twins)):
                     self._hand_on(one)
-        except _Stopped:
+        except Stopped:
             pass
         except BaseException as error:
             self._hand_on(error)
@@ -435,6 +346,7 @@ class _Asking:
         def paid() -> Answer:
             with self.gate:
                 answer = make_answer(ask, self._send(ask))
+                self.gate.took(answer.input_tokens + answer.output_tokens)
                 self._writer.write(answer)
                 return answer
 

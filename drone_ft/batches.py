@@ -5,6 +5,8 @@ Answers go where `asking.ask_all` looks first, so that asking afterwards asks on
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +17,9 @@ from typing import Any
 import openai
 
 from drone_ft import abilities, asking
-from drone_ft.asking import Ask, Kept
+from drone_ft.asking import Ask, Carried, Kept
 from drone_ft.endpoints import patiently, translated
-from drone_ft.errors import EndpointError, EndpointUnavailable
+from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 190_000_000  # of the 200 MB a file may have
@@ -26,6 +28,23 @@ TAG = "drone_ft_batch"
 MOST_LISTED = 500  # batches looked through for one of ours; careless servers page for ever
 WRITTEN_AT_ONCE = 200
 FIRST_WAIT, LONGEST_WAIT = 5.0, 60.0  # seconds between two looks
+AWAY = "the server is away, and is asked again within a minute"
+
+
+@dataclass(frozen=True)
+class Open:
+    """A batch that may be under way: where, whom and what it asks, the keys of its asks.
+
+    It is written down before the batch is created, and until it is collected; `id` is empty until the server tells it.
+    """
+
+    tag: str
+    base_url: str
+    model: str
+    purpose: str
+    keys: tuple[str, ...]
+    id: str = ""
+    created: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,10 +66,10 @@ class Batch:
         return self.status in OVER
 
 
-def lines(asks: Sequence[Ask], learned: dict[str, str]) -> Iterator[str]:
-    """The lines of a request file; each carries the key of its ask, and what its model is known to accept."""
+def lines(asks: Sequence[Ask], learned: dict[str, str], more: dict[str, Any] | None = None) -> Iterator[str]:
+    """The lines of a request file: each the key of its ask, and its request with `more`, as its model accepts it."""
     for ask in {ask.key: ask for ask in asks}.values():
-        body = {"model": ask.model, **abilities.adapted(ask.request, learned)}
+        body = {"model": ask.model, **abilities.adapted({**ask.request, **(more or {})}, learned)}
         line = {"custom_id": ask.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
@@ -89,7 +108,8 @@ def submit(client: openai.OpenAI, text: str, tag: str) -> Batch:
             )
         )
     except EndpointUnavailable:
-        found = find(client, tag)
+        with contextlib.suppress(EndpointRefused):  # what was refused now says nothing of what was made before
+            found = find(client, tag)
         if not found:
             raise
         return found
@@ -105,8 +125,8 @@ def find(client: openai.OpenAI, tag: str) -> Batch | None:
 
 
 def look(client: openai.OpenAI, batch_id: str) -> Batch:
-    """The batch as it is now; looking changes nothing."""
-    return _batch(patiently(lambda: client.batches.retrieve(batch_id)))
+    """The batch as it is now, asked once; looking changes nothing."""
+    return _batch(translated(lambda: client.batches.retrieve(batch_id)))
 
 
 def cancel(client: openai.OpenAI, batch_id: str) -> None:
@@ -119,34 +139,45 @@ def follow(
     batch_id: str,
     tell: Callable[[Batch], None],
     wait: Callable[[float], None] = time.sleep,
+    ends_early: bool = False,
 ) -> Batch:
-    """The batch when it is over; `tell` hears of every look and may raise to stop. An endpoint away is waited for."""
-    pause = FIRST_WAIT
+    """The batch when it is over, which is asked of it where it `ends_early`.
+
+    `tell` hears of it every second and may raise to stop. An endpoint that is away is waited for: `message` says so.
+    """
+    batch, pause = Batch(batch_id, "not seen yet"), FIRST_WAIT
     while True:
-        batch = look(client, batch_id)
+        try:
+            batch, factor = look(client, batch_id), 1.3
+            if ends_early and not batch.is_over and batch.status != "cancelling":
+                with contextlib.suppress(EndpointRefused):  # it is over by now, or will be in a moment
+                    translated(lambda: client.batches.cancel(batch_id))
+        except EndpointUnavailable:
+            batch, factor = dataclasses.replace(batch, message=AWAY), 2.0
         tell(batch)
         if batch.is_over:
             return batch
         for _ in range(int(pause)):
             wait(1.0)
             tell(batch)
-        pause = min(LONGEST_WAIT, pause * 1.3)
+        pause = min(LONGEST_WAIT, pause * factor)
 
 
-def collect(client: openai.OpenAI, batch: Batch, asks: Sequence[Ask], kept: Kept) -> dict[str, str]:
-    """Write the batch's answers down; returns the reasons for those that have none, by key."""
-    wanted = {ask.key: ask for ask in asks}
-    reasons = dict.fromkeys(wanted, batch.message or f"The batch is {batch.status} and holds no answer to this.")
+def collect(client: openai.OpenAI, batch: Batch, entry: Open, kept: Kept) -> dict[str, str]:
+    """Write down every answer of a batch, whoever asks for it now; returns the reasons for keys that have none."""
+    said = batch.message or f"The batch is {batch.status} and holds no answer to this."
+    reasons, carried = dict.fromkeys(entry.keys, said), {*entry.keys}
     answers: list[asking.Answer] = []
     for row in _rows(client, batch):
-        ask = wanted.get(str(row.get("custom_id")))
-        if ask is None:
+        key = str(row.get("custom_id"))
+        if key not in carried:
             continue
         try:
-            answers.append(asking.make_answer(ask, _body(row), by_batch=True))
-            reasons.pop(ask.key, None)
+            asked = Carried(key, entry.base_url, entry.model, entry.purpose)
+            answers.append(asking.make_answer(asked, _body(row), by_batch=True))
+            reasons.pop(key, None)
         except EndpointError as error:
-            reasons[ask.key] = str(error)
+            reasons[key] = str(error)
         if len(answers) >= WRITTEN_AT_ONCE:
             kept.keep_answers(answers)
             answers = []
@@ -160,7 +191,12 @@ def _rows(client: openai.OpenAI, batch: Batch) -> Iterator[dict[str, Any]]:
     for file_id in (batch.error_file, batch.output_file):
         if not file_id:
             continue
-        content = patiently(lambda file_id=file_id: client.files.content(file_id))  # type: ignore[misc]
+        try:
+            content = patiently(lambda file_id=file_id: client.files.content(file_id))  # type: ignore[misc]
+        except EndpointRefused as error:
+            if error.status == 404:  # deleted, or kept no longer
+                continue
+            raise
         for line in content.text.split("\n"):  # iter_lines also parts them inside texts
             try:
                 row = json.loads(line)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from drone_ft import asking, batches, endpoints, prices
-from drone_ft.asking import Ask, Gate, Reply, Tally
-from drone_ft.batches import Batch
+from drone_ft import asking, batches, endpoints, pacing, prices
+from drone_ft.asking import Ask, Reply, Tally
+from drone_ft.batches import Batch, Open
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
+from drone_ft.pacing import Gate
 from drone_ft.store import Store
 from drone_ft.synthesis import by_model
 from drone_ft.synthesis.by_model import Heard, Plan, Request, Writing
@@ -20,6 +25,9 @@ from drone_ft.synthesis.by_model import Heard, Plan, Request, Writing
 PURPOSE = "write"
 STOPPED = "You stopped before this was asked. Start again to go on."
 LEAST_BATCH = 20  # requests; fewer are asked one by one, as a batch may take a day
+MOST_WRITTEN = 4_000  # tokens of an answer that is paid for: three times the longest one may ask for
+GONE = (404, 405, 501)  # what servers say of a batch they do not know, and those without batches of any
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class How:
 
     endpoint: Endpoint
     model: str
-    at_once: int = asking.AT_ONCE
+    at_once: int = pacing.AT_ONCE
     batch: bool = False
     seed: int = 0
 
@@ -39,15 +47,13 @@ def compose(
     how: How,
     tell: Callable[[Tally, str], None] = lambda tally, note: None,
     stopped: Callable[[], bool] = lambda: False,
-    remembered: Sequence[dict[str, Any]] = (),
-    remember: Callable[[list[dict[str, Any]]], None] = lambda batches: None,
 ) -> tuple[Writing, Tally]:
     """What the model wrote, and what came of the requests; stopped early, what there is by then.
 
-    `remembered` are the batches an earlier life had under way, as it was told to `remember` them. Raises
-    EndpointRefused, and EndpointUnavailable where no request at all was answered.
+    Batches that an earlier writing left open are settled first, so that nothing paid for is lost or asked again.
+    Raises EndpointRefused, and EndpointUnavailable where no request at all was answered.
     """
-    composer = _Composer(store, how, tell, stopped, list(remembered), remember)
+    composer = _Composer(store, how, tell, stopped)
     writing, tally = by_model.write(plan, composer.ask), composer.tally
     if tally.unanswered and not (tally.new or tally.kept or stopped()):
         reason = writing.left_out[0].reason
@@ -66,28 +72,24 @@ def costs(tally: Tally) -> str:
 
 
 class _Composer:
-    def __init__(
-        self,
-        store: Store,
-        how: How,
-        tell: Callable[[Tally, str], None],
-        stopped: Callable[[], bool],
-        remembered: list[dict[str, Any]],
-        remember: Callable[[list[dict[str, Any]]], None],
-    ) -> None:
+    def __init__(self, store: Store, how: How, tell: Callable[[Tally, str], None], stopped: Callable[[], bool]) -> None:
         self.tally = Tally()
         self._store, self._how, self._tell, self._stopped = store, how, tell, stopped
-        self._batches, self._remember = remembered, remember
+        self._where = asking.where(how.endpoint).rstrip("/")
         self._gate = Gate(how.at_once)
         self._client = endpoints.client(how.endpoint, listen=self._gate.hear)
-        self._send = asking.sender(self._client, store)
-        self._round = 0
+        # The models whose price is known have room for so much, and do not think first, which would count. Apart from
+        # the ask and its key: with another limit nothing is asked anew.
+        paid = prices.price(how.model) and prices.is_sold_at(self._where)
+        self._more = {"max_completion_tokens": MOST_WRITTEN} if paid else {}
+        send = asking.sender(self._client, store)
+        self._send = lambda ask: send(dataclasses.replace(ask, request={**ask.request, **self._more}))
 
     def ask(self, requests: list[Request]) -> list[Heard]:
         """One round: the answers in the order of the requests."""
-        self._round += 1
-        where, salt = asking.where(self._how.endpoint), str(self._how.seed or "")
-        asks = [Ask(where, self._how.model, request, PURPOSE, salt) for request in requests]
+        salt = str(self._how.seed or "")
+        asks = [Ask(self._where, self._how.model, request, PURPOSE, salt) for request in requests]
+        self._settle(asks)
         heard = self._by_batch(asks) if self._how.batch else {}
         heard |= self._at_once([ask for ask in asks if ask.key not in heard])
         return [heard.get(ask.key, Heard(None, STOPPED)) for ask in asks]
@@ -105,54 +107,80 @@ class _Composer:
 
     # Batches
 
+    def _settle(self, asks: list[Ask]) -> None:
+        """Collect what batches of earlier writings hold; those that were asked the same are waited for."""
+        keys, early = {ask.key for ask in asks}, not self._how.batch
+        words = "the batch of an earlier writing "
+        words += "was asked to end, and what it has is collected first: " if early else "is waited for: "
+        for entry in [] if self._stopped() else self._store.batches(self._where, self._how.model):
+            if any(key in keys and self._store.answer(key) is None for key in entry.keys):
+                self._finish(entry, words, early)
+            else:
+                with contextlib.suppress(EndpointError):  # nothing here waits for it: another time will do
+                    self._collect(entry, lambda batch_id: batches.look(self._client, batch_id))
+
     def _by_batch(self, asks: list[Ask]) -> dict[str, Heard]:
         """Answers, and reasons for those that have none, of what a batch was asked in this round."""
-        for entry in [entry for entry in self._batches if entry["round"] == self._round]:
-            self._finish(entry, asks)  # an earlier life's; what it has left open is asked again
         missing = [ask for ask in asks if self._store.answer(ask.key) is None]
         if len(missing) < LEAST_BATCH or self._stopped():
             return {}
         # One goes ahead: what the model does not accept is learned from it, not from a batch that fails a day later.
         ahead, missing = self._at_once(missing[:1]), missing[1:]
-        entries = []
+        keys = iter(dict.fromkeys(ask.key for ask in missing))
         learned = self._store.get(str(self._client.base_url).rstrip("/"), self._how.model)
-        for text in batches.parts(batches.lines(missing, learned)):
-            # Written down before there is a batch: whoever is killed now finds it by its tag.
-            entry = {"tag": uuid.uuid4().hex, "id": "", "round": self._round}
-            self._keep([*self._batches, entry])
-            entry["id"] = batches.submit(self._client, text, entry["tag"]).id
-            self._keep(self._batches)
-            entries.append(entry)
-        reasons = {key: reason for entry in entries for key, reason in self._finish(entry, missing).items()}
+        texts = batches.parts(batches.lines(missing, learned, self._more))
+        entries = [self._begin(text, tuple(islice(keys, text.count("\n")))) for text in texts]
+        reasons = {key: reason for entry in entries for key, reason in self._finish(entry, "the batch is ").items()}
         return ahead | {ask.key: self._from_batch(ask, reasons) for ask in missing}
 
-    def _keep(self, entries: list[dict[str, Any]]) -> None:
-        self._batches = entries
-        self._remember(entries)
+    def _begin(self, text: str, keys: tuple[str, ...]) -> Open:
+        # Written down before there is a batch: whoever is killed now finds it by its tag.
+        entry = Open(uuid.uuid4().hex, self._where, self._how.model, PURPOSE, keys, created=time.time())
+        self._store.save_batch(entry)
+        try:
+            entry = dataclasses.replace(entry, id=batches.submit(self._client, text, entry.tag).id)
+        except EndpointRefused:  # it was not created
+            self._store.remove_batch(entry.tag)
+            raise
+        self._store.save_batch(entry)
+        return entry
 
-    def _finish(self, entry: dict[str, Any], asks: list[Ask]) -> dict[str, str]:
-        """Follow a batch to its end and collect it; the reasons for what it did not answer."""
+    def _finish(self, entry: Open, words: str, early: bool = False) -> dict[str, str]:
+        """Follow a batch to its end, which may be asked of it, and collect it; the reasons for what has no answer."""
+
+        def watched(batch: Batch) -> None:
+            done = f"{batch.status.replace('_', ' ')}: {batch.done} of {batch.total} answered"
+            self._tell(self.tally, f"{words}{done}{f'; {batch.message}' if batch.message else ''}")
+            if self._stopped() and not batch.is_over:
+                raise _Stopped(batch.id)
+
+        try:
+            return self._collect(
+                entry, lambda batch_id: batches.follow(self._client, batch_id, watched, ends_early=early)
+            )
+        except _Stopped as stopped:
+            with contextlib.suppress(EndpointError):  # it may be over by now
+                batches.cancel(self._client, str(stopped))
+            return dict.fromkeys(entry.keys, STOPPED)
+
+    def _collect(self, entry: Open, see: Callable[[str], Batch]) -> dict[str, str]:
+        """Write down what a batch has, once it is over; the reasons for what has no answer."""
         reasons: dict[str, str] = {}
         try:
-            found = entry["id"] or getattr(batches.find(self._client, entry["tag"]), "id", "")
-            if found:
-                over = batches.follow(self._client, found, self._watched)
-                reasons = batches.collect(self._client, over, asks, self._store)
-        except _Stopped:
-            with contextlib.suppress(EndpointError):  # it may be over by now
-                batches.cancel(self._client, found)
-            return dict.fromkeys((ask.key for ask in asks), STOPPED)
-        except EndpointRefused as error:
-            if error.status != 404:
+            batch_id = entry.id or getattr(batches.find(self._client, entry.tag), "id", "")
+            batch = see(batch_id) if batch_id else None
+        except EndpointError as error:
+            if getattr(error, "status", None) not in GONE:
                 raise
-            reasons = dict.fromkeys((ask.key for ask in asks), str(error))
-        self._keep([other for other in self._batches if other is not entry])
+            log.warning("A batch is gone: %s", error)
+            self._tell(self.tally, f"a batch is gone: {error}")
+            batch, reasons = None, dict.fromkeys(entry.keys, str(error))
+        if batch and not batch.is_over:
+            return reasons
+        if batch:
+            reasons = batches.collect(self._client, batch, entry, self._store)
+        self._store.remove_batch(entry.tag)
         return reasons
-
-    def _watched(self, batch: Batch) -> None:
-        self._tell(self.tally, f"the batch is {batch.status.replace('_', ' ')}: {batch.done} of {batch.total} answered")
-        if self._stopped() and not batch.is_over:
-            raise _Stopped
 
     def _from_batch(self, ask: Ask, reasons: dict[str, str]) -> Heard:
         answer = self._store.answer(ask.key)
@@ -163,7 +191,7 @@ class _Composer:
 
 
 class _Stopped(Exception):
-    """The user pressed stop while a batch was under way."""
+    """The user pressed stop while a batch, by its id, was under way."""
 
 
 def _heard(reply: Reply) -> Heard:

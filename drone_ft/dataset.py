@@ -38,19 +38,6 @@ class Example:
     split: str | None = None
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """What is wrong with one line of a JSONL file; line 0 speaks of the whole file."""
-
-    line: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        where = f"line {self.line}, {self.field}" if self.line else self.field
-        return f"{where}: {self.message}"
-
-
 def make_example(prompt: str, call: Call, *, origin: str = "person", template: str = "", **more: Any) -> Example:
     """An example whose id follows from its words and call, so that the same data has the same ids."""
     digest = hashlib.sha256(f"{prompt}\n{call.key}".encode()).hexdigest()[:12]
@@ -158,20 +145,20 @@ def _line(example: Example, catalog: Catalog, tools: list[dict[str, Any]], form:
 
 def from_jsonl(text: str, name: str = "file") -> tuple[list[Example], Catalog]:
     """The examples and the catalog of a JSONL file; DatasetError names the first line and field in trouble."""
-    rows, troubles = _read(text, name)
+    rows: list[_Row] = []
+    troubles: list[str] = []
+    catalogs: dict[str, Catalog] = {}
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        try:
+            rows += [_read_row(line, name, catalogs)] if line.strip() else []
+        except _Bad as bad:
+            troubles.append(f", line {number}, {bad.field}: {bad}")
+    if not rows and not troubles:
+        troubles.append(": it is empty; it should have an example a line, each with messages")
     if troubles:
         more = f" Lines in trouble besides: {len(troubles) - 1}." if len(troubles) > 1 else ""
-        first = f", {troubles[0]}" if troubles[0].line else f": {troubles[0].message}"
-        raise DatasetError(f"{name}{first.rstrip('.')}. Nothing was added.{more}")
+        raise DatasetError(f"{name}{troubles[0].rstrip('.')}. Nothing was added.{more}")
     return [row.example for row in rows], rows[0].catalog
-
-
-def check_jsonl(text: str, name: str = "file") -> list[Trouble]:
-    """Everything wrong with a JSONL file; an empty list means that it can be trained on."""
-    rows, troubles = _read(text, name)
-    if rows and len(rows) < 10 and not troubles:
-        troubles.append(Trouble(0, "whole file", f"{len(rows)} examples, but fine-tuning needs at least 10"))
-    return troubles
 
 
 @dataclass(frozen=True)
@@ -186,22 +173,6 @@ class _Bad(Exception):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
-
-
-def _read(text: str, name: str) -> tuple[list[_Row], list[Trouble]]:
-    rows: list[_Row] = []
-    troubles: list[Trouble] = []
-    catalogs: dict[str, Catalog] = {}
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_read_row(line, name, catalogs))
-        except _Bad as bad:
-            troubles.append(Trouble(number, bad.field, str(bad)))
-    if not rows and not troubles:
-        troubles.append(Trouble(0, "whole file", "it is empty; it should have an example a line, each with messages"))
-    return rows, troubles
 
 
 def _read_row(line: str, name: str, catalogs: dict[str, Catalog]) -> _Row:

@@ -33,6 +33,15 @@ IDLE_EXIT_SECONDS = 1800
 START_SECONDS = 180
 # However long a server asks us to wait: nobody watches a page that stands still for longer.
 MOST_WAIT_SECONDS = 60.0
+# What to do about a refusal, by its code or else by its status.
+HINTS: dict[str | int | None, str] = {
+    "insufficient_quota": "Add credit at the provider.",
+    "DeploymentNotFound": "Azure lets a model answer, also one just tuned, only once it is deployed: deploy it in the "
+    "Azure portal, then type the deployment's name in place of the model's.",
+    401: "Check the key.",
+    403: "Check what this key may do.",
+    404: "Check the name.",
+}
 CLOSING = (
     "OpenAI takes no fine-tuning from organisations that never fine-tuned before (since 7 May 2026) or did not use a "
     "tuned model lately (since 2 July 2026), from 6 January 2027 on it takes none at all, and gpt-4.1 and gpt-4o, "
@@ -192,8 +201,7 @@ def _refusal(error: openai.APIStatusError) -> EndpointError:
     if status == 403 and code == "training_not_available":
         words = f"Fine-tuning is closed to this organisation ({said}). {CLOSING}: train on this computer instead."
         return TrainingClosed(words, status, code, param, said)
-    hints = {401: "Check the key.", 403: "Check what this key may do.", 404: "Check the name."}
-    hint = "Add credit at the provider." if broke else hints.get(status, "Change the request and try again.")
+    hint = HINTS.get("insufficient_quota" if broke else code) or HINTS.get(status, "Change the request and try again.")
     return EndpointRefused(f"The server refused (status {status}): {said}. {hint}", status, code, param, said)
 
 
@@ -232,16 +240,16 @@ def _asked_to_wait(headers: httpx2.Headers, status: int, now: float | None = Non
         known = {what: wait for what, wait in resets.items() if wait is not None}
         spent = [wait for what, wait in known.items() if headers.get(f"x-ratelimit-remaining-{what}") == "0"]
         asked = max(spent) if spent else min(known.values(), default=None)
-    return None if asked is None else min(max(asked, 0.0), MOST_WAIT_SECONDS)
+    return None if asked is None else min(asked, MOST_WAIT_SECONDS)
 
 
 def seconds(text: str, now: float | None = None) -> float | None:
-    """Seconds in "2", "20ms", "1m30s" or until an HTTP date; None for anything else."""
+    """Seconds in "2", "20ms", "1m30s" or until an HTTP date, 0 where that is over; None for anything else."""
     units = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     if re.fullmatch(r"(\d+(\.\d+)?(ms|[smhd]|$))+", text.strip()):
         return sum(float(n) * units[unit] for n, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|[smhd]|$)", text.strip()))
     try:
-        return email.utils.parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now)
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now))
     except ValueError:
         return None
 

@@ -248,11 +248,21 @@ class Verdict:
     good: bool = False
 
 
+def key(model: str, endpoint: str, among: Sequence[str]) -> str:
+    """A model's key in a report: its name, with its endpoint only where another one `among` those asked has it too."""
+    return model + _at(endpoint) if list(among).count(model) > 1 else model
+
+
+def _at(endpoint: str) -> str:
+    return f" ({endpoint})"
+
+
 @dataclass(frozen=True)
 class Report:
     """What every model answered to every case; every number is derived from the answers.
 
-    `answers` holds one list a model, in the order of `cases`; `seconds` the wall-clock seconds a model took.
+    `answers` holds one list a model, in the order of `cases`; `seconds` the wall-clock seconds a model took;
+    `endpoints` names where each was asked. Their keys are what `key` makes of the models.
     """
 
     id: str
@@ -263,11 +273,16 @@ class Report:
     seconds: dict[str, float]
     created: float = 0.0
     catalog: str = ""  # whose functions the models were sent; unknown in reports of earlier versions
+    endpoints: dict[str, str] = field(default_factory=dict)  # unknown in reports of earlier versions
 
     @property
     def models(self) -> list[str]:
         """The models asked, the base first."""
         return list(self.answers)
+
+    def called(self, model: str) -> str:
+        """What one of `models` is called at its endpoint; a report tells two of the same name apart."""
+        return model.removesuffix(_at(self.endpoints.get(model, "")))
 
     def scores(self, model: str) -> list[Outcome]:
         """The outcome of every case, in order."""

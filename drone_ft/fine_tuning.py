@@ -23,6 +23,7 @@ from drone_ft.endpoints import LOCAL, patiently, translated
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, WorkCancelled
 
 OVER = ("succeeded", "failed", "cancelled")
+CREATING = "creating"  # our own word: about to be created, or created without our having seen it
 LOOK_HOSTED = 10.0  # seconds between two looks at a job at a service; it has a limit on requests
 LONGEST_WAIT = 60.0  # seconds between two looks at a service that is away
 TAG = "drone_ft_job"  # metadata that says which job of ours it is
@@ -39,9 +40,10 @@ READS = 60  # looks, two seconds apart, at a file the server reads
 class Job:
     """One fine-tuning job: our id, the endpoint's id of it and the tuned model's id are three different things.
 
-    `examples` is how many it learns from; `status` is the endpoint's own word, an open set; times are Unix seconds;
-    `last_loss` is the newest one measured, on validation data where there are any; `events` oldest first, none in a
-    list of jobs. `trained_tokens` are those the endpoint bills, `cost` US dollars, None when unknown.
+    `examples` is how many it learns from, 0 when unknown; `status` is the endpoint's own word, an open set, but
+    CREATING until that is known, and with it the endpoint's id; times are Unix seconds; `last_loss` is the newest one
+    measured, on validation data where there are any; `events` oldest first, none in a list of jobs. `trained_tokens`
+    are those the endpoint bills, `cost` US dollars, None when unknown.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Job:
     trained_tokens: int | None = None
     cost: float | None = None
     result_files: list[str] = field(default_factory=list)  # the endpoint's ids of them
+    training_file: str = ""  # the endpoint's id of what we uploaded
 
     @property
     def is_over(self) -> bool:
@@ -83,29 +86,62 @@ def start(
     seed: int | None = None,
     *,
     tag: str | None = None,
+    uploaded: str = "",
     catalog: str = "",
+    save: Callable[[Job], None] = lambda job: None,
     sleep: Callable[[float], None] = tenacity.nap.sleep,
 ) -> Job:
     """Upload the data and create the job; raises EndpointError, TrainingClosed where the endpoint takes none.
 
-    The creation is never repeated blindly. With the `tag` of an earlier attempt, whose end nobody saw, the job it may
-    have created is taken over.
+    The creation is never repeated blindly: `save` gets the job before it is created, and whoever is killed then comes
+    with its id as `tag`, and its `uploaded` file, to take over what there is. A creation refused is saved as failed.
     """
-    own_id = tag or uuid.uuid4().hex[:12]
-    job = find(client, tag) if tag else None
     count = sum(bool(line.strip()) for line in train_jsonl.split("\n"))
-    if job is None:
-        train = _upload(client, "train.jsonl", train_jsonl, sleep)
-        more: dict[str, Any] = {"suffix": suffix} if suffix else {}
-        if validation_jsonl:
-            more["validation_file"] = _upload(client, "validation.jsonl", validation_jsonl, sleep)
-        if seed is not None:
-            more["seed"] = seed
-        about = {TAG: own_id, "drone_ft_examples": str(count), **({"drone_ft_catalog": catalog} if catalog else {})}
-        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}}
-        job = _create(client, own_id, sleep, model=model, training_file=train, method=method, metadata=about, **more)
-    made = Job(own_id, endpoint, job.id, model, suffix, epochs, job.status, time.time(), examples=count)
-    return dataclasses.replace(made, catalog=catalog, seed=seed)
+    job = Job(tag or uuid.uuid4().hex[:12], endpoint, "", model, suffix, epochs, CREATING, time.time(), examples=count)
+    job = dataclasses.replace(job, catalog=catalog, seed=seed)
+    made = None
+    if tag:
+        with _failed(job, save):
+            made = _look(client, tag, uploaded, sleep, (0.0,), "the app ended before it was told.")
+    if made is None:
+        request = _request(client, job, train_jsonl, validation_jsonl, sleep)
+        job = dataclasses.replace(job, training_file=request["training_file"])
+        save(job)
+        with _failed(job, save):
+            made = _create(client, job.id, sleep, **request)
+    return dataclasses.replace(
+        job, endpoint_job_id=made.id, status=made.status, training_file=made.training_file or uploaded
+    )
+
+
+@contextlib.contextmanager
+def _failed(job: Job, save: Callable[[Job], None]) -> Iterator[None]:
+    """Saves the job as failed where its endpoint refuses it: it does not look alive in a list, and why is told."""
+    try:
+        yield
+    except EndpointRefused as error:
+        save(dataclasses.replace(job, status="failed", message=str(error)))
+        raise
+
+
+def _request(
+    client: openai.OpenAI, job: Job, train_jsonl: str, validation_jsonl: str | None, sleep: Callable[[float], None]
+) -> dict[str, Any]:
+    """What creates the job, its data uploaded."""
+    about = {TAG: job.id, "drone_ft_examples": str(job.examples)}
+    request: dict[str, Any] = {
+        "model": job.model,
+        "training_file": _upload(client, "train.jsonl", train_jsonl, sleep),
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": job.epochs}}},
+        "metadata": about | ({"drone_ft_catalog": job.catalog} if job.catalog else {}),
+    }
+    if validation_jsonl:
+        request["validation_file"] = _upload(client, "validation.jsonl", validation_jsonl, sleep)
+    if job.suffix:
+        request["suffix"] = job.suffix
+    if job.seed is not None:
+        request["seed"] = job.seed
+    return request
 
 
 def _upload(client: openai.OpenAI, name: str, text: str, sleep: Callable[[float], None]) -> str:
@@ -129,7 +165,7 @@ def _create(client: openai.OpenAI, tag: str, sleep: Callable[[float], None], **r
                 return made
             raise EndpointUnavailable("The server's answer has no job in it.")
         except EndpointUnavailable as error:
-            found = _look(client, tag, str(request["training_file"]), sleep, error)
+            found = _look(client, tag, str(request["training_file"]), sleep, LOOKS, str(error))
             if found:
                 return found
             # Only who was told no tries again: a job whose answer was lost may still appear, and would be paid twice.
@@ -140,19 +176,28 @@ def _create(client: openai.OpenAI, tag: str, sleep: Callable[[float], None], **r
 
 
 def _look(
-    client: openai.OpenAI, tag: str, training_file: str, sleep: Callable[[float], None], lost: EndpointUnavailable
+    client: openai.OpenAI,
+    tag: str,
+    training_file: str,
+    sleep: Callable[[float], None],
+    waits: Sequence[float],
+    lost: str,
 ) -> FineTuningJob | None:
+    """A job whose creation nobody saw end; EndpointRefused where a server can list no jobs, so that none is found."""
     try:
-        for wait in LOOKS:
+        for wait in waits:
             sleep(wait)
             made = find(client, tag, training_file, sleep)
             if made:
                 return made
     except EndpointError as error:
-        raise EndpointUnavailable(
+        words = (
             f"Whether the job was created is not known: {lost} Nor could the jobs be listed: {error} "
             f"Before you start another, look for a job with the metadata {TAG} = {tag}."
-        ) from error
+        )
+        if isinstance(error, EndpointRefused) and error.status in (404, 405):
+            raise EndpointRefused(words, error.status, error.code) from error
+        raise EndpointUnavailable(words) from error
     return None
 
 
@@ -185,23 +230,33 @@ def found_again(client: openai.OpenAI, endpoint: str = "") -> list[Job]:
             epochs=(_settings(now).get("n_epochs") or "auto"),
             examples=int(examples) if examples.isdigit() else 0,
             catalog=about.get("drone_ft_catalog", ""),
+            training_file=now.training_file or "",
         )
-        jobs.append(_seen(job, now))
+        jobs.append(_seen(client, job, now))
     return jobs
 
 
 def _paged(first: Callable[[], Any], most: int, sleep: Callable[[float], None] = tenacity.nap.sleep) -> Iterator[Any]:
     """The items of a listing, page by page; ends at the first item seen before, and after `most`."""
-    page, seen = patiently(first, sleep=sleep), set[str]()
+    (page, rows), seen = _page(first, sleep), set[str]()
     while True:
-        for item in page.data or []:
+        for item in rows:
             if item.id in seen or len(seen) >= most:
                 return
             seen.add(item.id)
             yield item
         if not page.has_next_page():
             return
-        page = patiently(page.get_next_page, sleep=sleep)
+        page, rows = _page(page.get_next_page, sleep)
+
+
+def _page(get: Callable[[], Any], sleep: Callable[[float], None]) -> tuple[Any, list[Any]]:
+    """A page of a listing, and what has an id on it."""
+    try:
+        page = patiently(get, sleep=sleep)
+        return page, [row for row in page.data or [] if isinstance(row.id, str)]
+    except AttributeError as error:  # the client takes whatever comes for a page, and for a row
+        raise EndpointError("The server's answer is no list. Check the base URL (most end in /v1).") from error
 
 
 def refresh(client: openai.OpenAI, job: Job) -> Job:
@@ -221,13 +276,13 @@ def refresh(client: openai.OpenAI, job: Job) -> Job:
                 "data": event.data,
             }
         )
-    return _seen(dataclasses.replace(job, events=[*job.events, *reversed(fresh)]), now)
+    return _seen(client, dataclasses.replace(job, events=[*job.events, *reversed(fresh)]), now)
 
 
-def _seen(job: Job, now: FineTuningJob) -> Job:
+def _seen(client: openai.OpenAI, job: Job, now: FineTuningJob) -> Job:
     """The job with what its endpoint says of it now."""
     failed = now.error.message if now.error and now.error.message else ""
-    trained = now.trained_tokens
+    trained, where = now.trained_tokens, LOCAL if job.endpoint == LOCAL else str(client.base_url)
     return dataclasses.replace(
         job,
         status=now.status,
@@ -239,9 +294,7 @@ def _seen(job: Job, now: FineTuningJob) -> Job:
         seed=now.seed if isinstance(now.seed, int) else job.seed,
         hyperparameters=_settings(now) or job.hyperparameters,
         trained_tokens=trained if trained is not None else job.trained_tokens,
-        cost=prices.cost(job.model, training=trained or 0, local=job.endpoint == LOCAL)
-        if trained is not None
-        else job.cost,
+        cost=job.cost if trained is None else prices.cost(job.model, training=trained, where=where),
         result_files=list(now.result_files or []),
     )
 

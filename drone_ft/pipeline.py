@@ -17,11 +17,26 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+from filelock import FileLock
 
-from drone_ft import asking, checks, composing, dataset, endpoints, evaluation, fine_tuning, permutations, synthesis
+from drone_ft import (
+    asking,
+    checks,
+    composing,
+    dataset,
+    endpoints,
+    evaluation,
+    fine_tuning,
+    ledger,
+    pacing,
+    permutations,
+    probing,
+    synthesis,
+)
 from drone_ft.catalog import Catalog, default_catalog
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
@@ -35,15 +50,15 @@ from drone_ft.errors import (
     WorkCancelled,
 )
 from drone_ft.evaluation import Case, Report
-from drone_ft.fine_tuning import Job
+from drone_ft.fine_tuning import CREATING, Job
 from drone_ft.store import Store
 from drone_ft.synthesis import by_model
 from drone_ft.work import Progress, StepProgress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
-MOST_LEFT_OUT = 300  # of a ledger, kept with its run
-LEAST_EXAMPLES = 10  # to learn from; hosted fine-tuning refuses fewer, too
+CREATION_SECONDS = 300.0  # after which a job that its endpoint does not know was never created
+MOST_LEFT_OUT = 300  # of a ledger, kept with its run; all of it is in a file
 
 
 def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int = 0) -> None:
@@ -79,7 +94,8 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
     job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo", catalog.name, seed)
     models = {"base": base, "tuned": str(job.tuned_model)}
     cases = evaluation.read_cases(CASES / "drone.jsonl", catalog)
-    _evaluate(store, progress, dict.fromkeys(models.values(), client), catalog, "drone", cases, models)
+    asked = {role: Asked(endpoint, client, model) for role, model in models.items()}
+    _evaluate(store, progress, catalog, "drone", cases, asked)
 
 
 def write(store: Store, progress: Progress, seed: int = 0) -> None:
@@ -102,15 +118,15 @@ def compose(
     which: str = by_model.UNCOVERED,
     commands: int = 2,
     impossible: int = 3,
-    at_once: int = asking.AT_ONCE,
+    at_once: int = pacing.AT_ONCE,
     batch: bool = False,
     prompts: dict[str, str] | None = None,
     seed: int = 0,
 ) -> None:
     """Have a model write for calls of the current catalog; its examples join those there.
 
-    Result: model, written, left_out (the first of the ledger), left_out_count, cost and cost_before in US dollars
-    (None where a price is unknown), batches under way. Stopped early, what is written by then is kept.
+    Result: model, written, left_out (the first of the ledger), ledger (its file), left_out_count, cost and cost_before
+    in US dollars (None where a price is unknown). Stopped early, what is written by then is kept.
     """
     progress.plan(("server", _reaching(endpoint)), ("write", "Write commands and impossible requests"))
     catalog = store.catalog()
@@ -124,7 +140,7 @@ def compose(
         templates = tuple(by_model.choose(catalog, which, among, seed))
         plan = by_model.Plan(catalog, templates, commands, impossible, by_model.Prompts(**(prompts or {})), among)
         how = composing.How(there, model, at_once, batch, seed)
-        writing, tally, stopped = _compose(store, progress, step, plan, how)
+        writing, tally, stopped = _compose(store, step, plan, how)
         ids = {example.id for example in store.examples(catalog.name)}
         new = [example for example in writing.examples if example.id not in ids]
         store.add_examples(dataset.place(new, store.examples(catalog.name)), catalog.name)
@@ -132,6 +148,7 @@ def compose(
         progress.remember(
             written=len(new),
             left_out=left_out,
+            ledger=ledger.keep(store.folder, progress.run.id, writing.left_out),
             left_out_count=len(writing.left_out),
             cost=tally.spent,
             cost_before=tally.spent_before,
@@ -143,7 +160,7 @@ def compose(
 
 
 def _compose(
-    store: Store, progress: Progress, step: StepProgress, plan: by_model.Plan, how: composing.How
+    store: Store, step: StepProgress, plan: by_model.Plan, how: composing.How
 ) -> tuple[by_model.Writing, asking.Tally, bool]:
     """What was written; whoever presses cancel gets what there is by then."""
     expected = by_model.estimate(plan, how.model).requests
@@ -158,15 +175,7 @@ def _compose(
             stopped = True
 
     tell(asking.Tally(), "")
-    writing, tally = composing.compose(
-        store,
-        plan,
-        how,
-        tell,
-        lambda: stopped,
-        progress.run.result.get("batches", []),
-        lambda batches: progress.remember(batches=batches),
-    )
+    writing, tally = composing.compose(store, plan, how, tell, lambda: stopped)
     return writing, tally, stopped
 
 
@@ -208,19 +217,21 @@ def evaluate(
 
     `places` names the endpoint of each model; without it all are on this computer.
     """
-    roles = dict(zip(("base", "tuned"), dict.fromkeys(models), strict=False))  # a model is asked once
+    where = dict.fromkeys(zip(places or [endpoints.LOCAL] * len(models), models, strict=True))
+    roles = dict(zip(("base", "tuned"), where, strict=False))  # a model is asked once
     titles = {"base": "Ask the base model", "tuned": "Ask the tuned model"}
     catalog = store.catalog()
     progress.remember(catalog=catalog.name)
     asked = choose_cases(store, catalog, cases)
-    where = dict(zip(models, places or [endpoints.LOCAL] * len(models), strict=True))
-    progress.plan(("server", _reaching(*where.values())), *((role, titles[role]) for role in roles))
+    progress.plan(("server", _reaching(*(name for name, _ in where))), *((role, titles[role]) for role in roles))
     with progress.step("server"):
-        known = {name: endpoints.client(place(store, name)) for name in dict.fromkeys(where.values())}
-        clients = {model: known[name] for model, name in where.items()}
-        named = {role: model or base_model(clients[model]) for role, model in roles.items()}
-        clients = {named[role]: clients[model] for role, model in roles.items()}
-    _evaluate(store, progress, clients, catalog, cases, asked, named)
+        known = {name: place(store, name) for name, _ in where}
+        clients = {name: endpoints.client(there) for name, there in known.items()}
+        found = {
+            role: Asked(known[name], clients[name], model or base_model(clients[name]))
+            for role, (name, model) in roles.items()
+        }
+    _evaluate(store, progress, catalog, cases, asked, found)
 
 
 def export(store: Store, progress: Progress, model: str) -> None:
@@ -286,7 +297,12 @@ def known_place(store: Store, name: str) -> Endpoint:
 
 def target(endpoint: Endpoint) -> str:
     """The one of `checks.TARGETS` whose rules the files for an endpoint must keep."""
-    return endpoint.kind if endpoint.kind in checks.TARGETS else "openai"
+    return endpoint.kind
+
+
+def sent(catalog: Catalog, endpoint: Endpoint) -> Catalog:
+    """The catalog as an endpoint is sent it: the same when its models are trained and when they are asked."""
+    return checks.sent(catalog, target(endpoint))
 
 
 def _reaching(*names: str) -> str:
@@ -297,9 +313,9 @@ def _reaching(*names: str) -> str:
 
 def base_model(client: openai.OpenAI) -> str:
     """The endpoint's own model; the first that is not a tuned one."""
-    for model in endpoints.patiently(lambda: client.models.list()).data or []:
+    for model in probing.listed(client):
         if not model.id.startswith("ft:"):
-            return model.id
+            return str(model.id)
     raise EndpointError("The server lists no base model. Check its settings.")
 
 
@@ -310,7 +326,7 @@ def ready(examples: list[Example]) -> list[Example]:
 
 def is_enough(ready: list[Example]) -> bool:
     """Whether a model can learn from them; those kept aside teach it nothing and do not count."""
-    return _count(ready, "train") >= LEAST_EXAMPLES
+    return _count(ready, "train") >= checks.LEAST_EXAMPLES
 
 
 def approved(examples: list[Example]) -> list[Example]:
@@ -319,8 +335,8 @@ def approved(examples: list[Example]) -> list[Example]:
     if not is_enough(good):
         raise DatasetError(
             f"Approved examples to learn from: {_count(good, 'train')}, and {_count(good, 'test')} kept aside for "
-            f"testing. Training needs at least {LEAST_EXAMPLES} to learn from: write more, or approve drafts, on the "
-            "examples page."
+            f"testing. Training needs at least {checks.LEAST_EXAMPLES} to learn from: write more, or approve drafts, "
+            "on the examples page."
         )
     return good
 
@@ -350,8 +366,8 @@ def training_files(
     examples: Sequence[Example], catalog: Catalog, target: str = "local", fixes: Sequence[str] = ()
 ) -> tuple[str, str]:
     """(training, validation) JSONL of approved examples, "" for a part without any; changed by `fixes` for a target."""
-    parts = ([e for e in examples if e.split == "train"], [e for e in examples if e.split == "test"])
-    train, test = dataset.to_jsonl(parts[0], catalog), dataset.to_jsonl(parts[1], catalog)
+    told = checks.sent(catalog, target)
+    train, test = (dataset.to_jsonl([e for e in examples if e.split == part], told) for part in ("train", "test"))
     for name in fixes:
         train, kept = checks.FIXES[name](train, test or None, target, catalog)
         test = kept or ""
@@ -378,16 +394,62 @@ def train(
     tell: Callable[[Job], None],
     seed: int | None = None,
     catalog: str = "",
-    tag: str | None = None,
+    before: str = "",
 ) -> Job:
-    """Start a job, with its data kept in the store, and follow it to its end; `tell` may raise WorkCancelled.
+    """Start a job, kept in the store with its data before it is created, and follow it; `tell` may raise WorkCancelled.
 
-    A job that an attempt with the same `tag` created is taken over.
+    The same training started again goes on with its job, unless that is over; with the one whose id is `before` also
+    where that has made its model.
     """
-    settings = (train_jsonl, validation_jsonl or None, model, epochs, suffix, seed)
-    job = fine_tuning.start(client, endpoint.name, *settings, tag=tag, catalog=catalog)
-    store.save_job(job, train_jsonl, validation_jsonl)
+    settings, data = (model, epochs, suffix, seed), (train_jsonl, validation_jsonl or "")
+    # Held while a job is created: whoever starts the same training meanwhile waits, and then finds it.
+    with FileLock(store.folder / "creating.lock"):
+        job = _begun(store, client, endpoint.name, settings, data, before)
+        if job is None or job.status == CREATING:
+
+            def save(now: Job) -> None:
+                store.save_job(now, *data)
+
+            job = fine_tuning.start(
+                client,
+                endpoint.name,
+                train_jsonl,
+                validation_jsonl or None,
+                *settings,
+                tag=job.id if job else None,
+                uploaded=job.training_file if job else "",
+                catalog=catalog,
+                save=save,
+            )
+            save(job)
     return fine_tuning.follow(client, job, store.save_job, tell)
+
+
+def _begun(
+    store: Store,
+    client: openai.OpenAI,
+    endpoint: str,
+    settings: tuple[str, int | str, str, int | None],
+    data: tuple[str, str],
+    before: str,
+) -> Job | None:
+    """The newest job of this very training that is not over, or is the one of `before`; none that ended badly."""
+    *same, seed = settings
+    for job in store.jobs():
+        is_over = job.is_over if job.id != before else job.status in ("failed", "cancelled")
+        if is_over or job.endpoint != endpoint or [job.model, job.epochs, job.suffix] != same:
+            continue
+        is_seed = job.seed == seed or (seed is None and job.status != CREATING)  # the endpoint chose one
+        if not is_seed or store.job_data(job.id) != data:
+            continue
+        if job.status == CREATING:
+            return job
+        with contextlib.suppress(EndpointRefused):  # it is gone there
+            job = fine_tuning.refresh(client, store.job(job.id) or job)
+            store.save_job(job)
+            if job.status not in ("failed", "cancelled"):
+                return job
+    return None
 
 
 def catch_up(store: Store, reach: Callable[[str], openai.OpenAI]) -> None:
@@ -406,7 +468,9 @@ def _catch_up(store: Store, client: openai.OpenAI, forgotten: list[Job]) -> None
         for job in forgotten:
             try:
                 # A job of the list has no events; with those it has, only the new ones are fetched.
-                store.save_job(fine_tuning.refresh(client, store.job(job.id) or job))
+                now = _caught_up(client, store.job(job.id) or job)
+                if now.status != CREATING:  # somebody may be about to save it otherwise
+                    store.save_job(now)
             except EndpointRefused as error:
                 if error.status != 404:
                     raise
@@ -417,6 +481,33 @@ def _catch_up(store: Store, client: openai.OpenAI, forgotten: list[Job]) -> None
                 store.save_job(dataclasses.replace(job, status=status, message=lost, seconds_left=None))
 
 
+def _caught_up(client: openai.OpenAI, job: Job) -> Job:
+    """The job as its endpoint sees it now; one whose creation nobody saw end is looked for by its tag."""
+    if job.status == CREATING:
+        made = fine_tuning.find(client, job.id, job.training_file)
+        if made is None:
+            if time.time() - job.created < CREATION_SECONDS:  # somebody may be about to create it
+                return job
+            # Where even our upload is not known, the key or the address may be another one now: that proves nothing.
+            endpoints.patiently(lambda: client.files.retrieve(job.training_file))
+            words = "It was never created: the app ended before. Start it again."
+            return dataclasses.replace(job, status="failed", message=words)
+        job = dataclasses.replace(job, endpoint_job_id=made.id)
+    return fine_tuning.refresh(client, job)
+
+
+def find_again(store: Store, endpoint: str, client: openai.OpenAI) -> tuple[int, int]:
+    """Bring back the trainings of ours that an endpoint knows and the store lost: how many it knows, and how many came.
+
+    What the store has stays as it is.
+    """
+    found = fine_tuning.found_again(client, endpoint)
+    lost = [job for job in found if store.job(job.id) is None]
+    for job in lost:
+        store.save_job(fine_tuning.refresh(client, job))
+    return len(found), len(lost)
+
+
 def compare(
     store: Store,
     catalog: Catalog,
@@ -424,12 +515,17 @@ def compare(
     cases: list[Case],
     models: list[str],
     ask: Callable[[str], tuple[list[evaluation.Answer], float]],
+    where: dict[str, str] | None = None,
 ) -> Report:
-    """Every model's answers to the same cases, as a saved report; `ask` gives a model's, with the seconds it took."""
+    """Every model's answers to the same cases, as a saved report; `ask` gives a model's, with the seconds it took.
+
+    `where` names the endpoint of each model.
+    """
     found = {model: ask(model) for model in models}
     answers = {model: answers for model, (answers, _) in found.items()}
     seconds = {model: seconds for model, (_, seconds) in found.items()}
-    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, time.time(), catalog.name)
+    about = (time.time(), catalog.name, where or {})
+    report = Report(uuid.uuid4().hex[:12], name, catalog.reject, cases, answers, seconds, *about)
     store.save_report(report)
     return report
 
@@ -456,92 +552,68 @@ def _tune(
             done, total = fine_tuning.progress(now)
             step.update(done, total, now.message, now.seconds_left)
 
-        job = _job_to_go_on_with(store, progress, endpoint, client, train_jsonl, model)
-        if job is None:
-            tag = _tag(store, progress, endpoint, train_jsonl, model)
-            settings = (model, epochs, suffix, tell, seed, catalog, tag)
-            try:
-                job = train(store, endpoint, client, train_jsonl, validation, *settings)
-            except TrainingClosed:
-                progress.remember(closed=True)
-                raise
-        else:
-            job = fine_tuning.follow(client, job, store.save_job, tell)
+        settings = (model, epochs, suffix, tell, seed, catalog, str(progress.run.result.get("job_id", "")))
+        try:
+            job = train(store, endpoint, client, train_jsonl, validation, *settings)
+        except TrainingClosed:
+            progress.remember(closed=True)
+            raise
         step.note(f"{job.tuned_model}")
     progress.remember(model=job.tuned_model)
     return job
 
 
-def _tag(store: Store, progress: Progress, endpoint: Endpoint, train: str, model: str) -> str:
-    """The mark of the job about to be created, written down before: a run killed just then finds what it created."""
-    wanted = hashlib.sha256("\n".join((endpoint.name, model, train)).encode()).hexdigest()
-    kept: dict[str, str] = progress.run.result.get("tag", {})
-    if kept.get("for") != wanted or store.job(kept["id"]):  # saved, and not to be gone on with
-        kept = {"id": uuid.uuid4().hex[:12], "for": wanted}
-        progress.remember(tag=kept)
-    return kept["id"]
+@dataclass(frozen=True)
+class Asked:
+    """A model to ask: its endpoint, a client of it, and its name there."""
 
-
-def _job_to_go_on_with(
-    store: Store, progress: Progress, endpoint: Endpoint, client: openai.OpenAI, train: str, model: str
-) -> Job | None:
-    """The job an earlier, broken-off run had started on this model and data, unless it ended badly or was lost."""
-    kept = progress.run.result
-    job = store.job(kept.get("job_id", "")) or store.job(kept.get("tag", {}).get("id", ""))
-    if job is None or job.status in ("failed", "cancelled"):
-        return None
-    if (job.model, job.endpoint) != (model, endpoint.name) or store.job_data(job.id)[0] != train:
-        return None
-    try:
-        job = fine_tuning.refresh(client, job)
-    except EndpointRefused:
-        return None
-    return None if job.status in ("failed", "cancelled") else job
+    endpoint: Endpoint
+    client: openai.OpenAI
+    model: str
 
 
 def _evaluate(
-    store: Store,
-    progress: Progress,
-    clients: dict[str, openai.OpenAI],
-    catalog: Catalog,
-    name: str,
-    cases: list[Case],
-    models: dict[str, str],
+    store: Store, progress: Progress, catalog: Catalog, name: str, cases: list[Case], asked: dict[str, Asked]
 ) -> Report:
-    roles = {model: role for role, model in models.items()}
-    # Keys in their order: the model reads them so.
-    digest = hashlib.sha256(json.dumps(catalog.to_json()).encode()).hexdigest()
+    """Ask the model of each role (base, tuned), each with the catalog as it is sent to its endpoint."""
+    names = [model for _, model in dict.fromkeys((one.endpoint.name, one.model) for one in asked.values())]
+    keys = {evaluation.key(one.model, one.endpoint.name, among=names): role for role, one in asked.items()}
 
-    def ask(model: str) -> tuple[list[evaluation.Answer], float]:
-        with progress.step(roles[model]) as step:
-            step.update(0, len(cases), model)
-            kept = _answered(progress, model, digest, cases)
+    def ask(key: str) -> tuple[list[evaluation.Answer], float]:
+        one, role = asked[keys[key]], keys[key]
+        shown = sent(catalog, one.endpoint)
+        # Keys in their order: the model reads them so.
+        digest = hashlib.sha256(json.dumps(shown.to_json()).encode()).hexdigest()
+        with progress.step(role) as step:
+            step.update(0, len(cases), one.model)
+            kept = _answered(progress, key, digest, cases)
             if kept:
-                step.update(len(cases), len(cases), f"{model}, answered before")
+                step.update(len(cases), len(cases), f"{one.model}, answered before")
                 return kept
             prompts = [case.prompt for case in cases]
             answers, seconds = evaluation.ask_all(
-                clients[model], model, catalog, prompts, lambda done: step.update(done, len(cases)), memory=store
+                one.client, one.model, shown, prompts, lambda done: step.update(done, len(cases)), memory=store
             )
         before = progress.run.result.get("answered", {})
         rows = [dataclasses.asdict(answer) for answer in answers]
         now = {"catalog": digest, "answers": rows, "seconds": seconds}
-        progress.remember(answered={**before, model: now})
+        progress.remember(answered={**before, key: now})
         return answers, seconds
 
-    report = compare(store, catalog, name, cases, list(roles), ask)
-    progress.remember(report_id=report.id, base=next(iter(roles)), answered={})
+    where = {key: asked[role].endpoint.name for key, role in keys.items()}
+    report = compare(store, catalog, name, cases, list(keys), ask, where)
+    progress.remember(report_id=report.id, base=asked["base"].model, answered={})
     return report
 
 
 def _answered(
-    progress: Progress, model: str, digest: str, cases: list[Case]
+    progress: Progress, key: str, digest: str, cases: list[Case]
 ) -> tuple[list[evaluation.Answer], float] | None:
     """What a model answered in an earlier, broken-off run, when it had this catalog and cases and all answers came.
 
-    `digest` is the catalog's: the same words under another catalog may deserve another call.
+    `key` is the model's in a report, `digest` its catalog's: the same words under another may deserve another call.
     """
-    kept = progress.run.result.get("answered", {}).get(model)
+    kept = progress.run.result.get("answered", {}).get(key)
     if not kept or kept.get("catalog") != digest:
         return None
     if [row["prompt"] for row in kept["answers"]] != [case.prompt for case in cases]:

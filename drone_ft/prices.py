@@ -6,6 +6,8 @@ import datetime
 import re
 from dataclasses import dataclass
 
+from drone_ft.endpoints import LOCAL, OPENAI_URL, from_environment
+
 
 @dataclass(frozen=True)
 class Price:
@@ -26,6 +28,7 @@ PRICES = {
     "gpt-4o-mini": Price(3.0, 0.30, 0.15, 1.20),
 }
 BATCH = 0.5  # of the price, through the Batch API
+SELLERS = re.compile(r"https?://([\w-]+\.)*(openai|azure)\.com([:/]|$)")
 
 
 def price(model: str) -> Price | None:
@@ -42,25 +45,38 @@ def cost(
     output: int = 0,
     training: int = 0,
     batch: bool = False,
-    local: bool = False,
+    where: str = OPENAI_URL,
 ) -> float | None:
     """US dollars for so many tokens: None when the price is unknown, 0 on this computer.
 
-    `input` counts the `cached` ones too, as a reply's usage does; `training` is tokens times epochs; `batch` halves
-    what is read and written.
+    `where` is LOCAL or a base URL, as `asking.where` tells it. `input` counts the `cached` ones too, as a reply's usage
+    does; `training` is tokens times epochs; `batch` halves what is read and written.
     """
-    if local:
+    if where == LOCAL:
         return 0.0
-    known = price(model)
+    known = price(model) if is_sold_at(where) else None
     if known is None:
         return None
     asked = max(0, input - cached) * known.input + cached * known.cached + output * known.output
     return (asked * (BATCH if batch else 1.0) + training * known.training) / 1_000_000
 
 
+def is_sold_at(base_url: str) -> bool:
+    """Whether OpenAI's prices hold at a base URL: its own, Azure's, and what the environment names in their place."""
+    ours = [known.base_url.rstrip("/") for known in from_environment() if not known.is_local]
+    return bool(SELLERS.match(base_url)) or base_url.rstrip("/") in ours
+
+
 def tokens(text: str) -> int:
     """About how many tokens a text has: an estimate, as hosted tokenizers are not at hand (English: 4 letters each)."""
     return -(-len(text) // 4)
+
+
+def expected(requests: int, tokens: int, dollars: float | None) -> str:
+    """An estimate for people, before the start: "about 76 requests, about 33,000 tokens, about $0.02"."""
+    return (
+        f"about {requests:,} request{'s' * (requests != 1)}, about {tokens:,} tokens, {words(dollars, estimate=True)}"
+    )
 
 
 def words(dollars: float | None, estimate: bool = False) -> str:

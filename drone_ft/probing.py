@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
 
 from drone_ft.endpoints import CLOSING, Endpoint, client, patiently, translated
@@ -39,14 +41,16 @@ def probe(endpoint: Endpoint, key: str | None = None, today: datetime.date | Non
     """Ask an endpoint what works there, in requests that cost and change nothing; never raises."""
     try:
         asked = client(endpoint, timeout=10.0, key=key)
-        listed = patiently(lambda: asked.models.list(), attempts=2).data or []
+        known = listed(asked, attempts=2)
     except EndpointRefused as error:
         return Probe(f"{_title(endpoint)}: {error}", True, key_accepted=False if error.status == 401 else None)
     except EndpointError as error:
         return Probe(f"{_title(endpoint)}: {error}", False)
-    models = tuple(model.id for model in listed)
+    except (ValueError, httpx2.InvalidURL):  # what the client says of an address that cannot be one
+        return Probe(f"{_title(endpoint)}: {endpoint.base_url} is no base URL. Most look like https://…/v1.", False)
+    models = tuple(model.id for model in known)
     chat = tuple(name for name in models if not NO_CHAT.search(name.lower()))
-    days = [(model.id, day) for model in listed if (day := _day(getattr(model, "shutdown_date", None)))]
+    days = [(model.id, day) for model in known if (day := _day(getattr(model, "shutdown_date", None)))]
     retires = tuple(sorted(days, key=lambda pair: (pair[1], pair[0])))
     today = today or datetime.date.today()
     can_tune, tuning = _tuning(endpoint, asked, today)
@@ -57,10 +61,27 @@ def probe(endpoint: Endpoint, key: str | None = None, today: datetime.date | Non
     return Probe(sentence, True, True if taken else None, models, chat, can_tune, retires)
 
 
+def listed(asked: openai.OpenAI, attempts: int = 4) -> list[Any]:
+    """The models a server lists, each with its id and what else is told; raises EndpointError for no such list."""
+    models = patiently(lambda: _rows(asked.models.list), attempts)
+    if models is None:
+        raise EndpointError("The server's answer is no list of models. Check the base URL: most end in /v1.")
+    return [model for model in models if isinstance(getattr(model, "id", None), str)]
+
+
+def _rows(page: Callable[[], Any]) -> list[Any] | None:
+    """The rows of a listing; None where the server sent something else."""
+    try:
+        rows = getattr(page(), "data", None)
+    except AttributeError:  # the client takes whatever comes for a page
+        return None
+    return rows if isinstance(rows, list) else None
+
+
 def _tuning(endpoint: Endpoint, asked: openai.OpenAI, today: datetime.date) -> tuple[bool | None, str]:
     """Whether it takes fine-tuning jobs, found out by listing them, and the same in words."""
     try:
-        jobs = translated(lambda: asked.fine_tuning.jobs.list(limit=1)).data
+        jobs = translated(lambda: _rows(lambda: asked.fine_tuning.jobs.list(limit=1)))
     except EndpointRefused as error:
         if error.status in (404, 405) or isinstance(error, TrainingClosed):
             return False, "it cannot fine-tune"
@@ -69,7 +90,7 @@ def _tuning(endpoint: Endpoint, asked: openai.OpenAI, today: datetime.date) -> t
         if getattr(error, "status", None) == 501:
             return False, "it cannot fine-tune"
         return None, "whether it can fine-tune is unknown"
-    if not isinstance(jobs, list):
+    if jobs is None:
         return False, "it cannot fine-tune"
     if asked.base_url.host != "api.openai.com":
         return True, "it can fine-tune"

@@ -14,16 +14,18 @@ from typing import Any
 
 import sqlalchemy as sa
 from filelock import FileLock
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from drone_ft import evaluation, fine_tuning, work
 from drone_ft.asking import Answer
+from drone_ft.batches import Open
 from drone_ft.catalog import Call, Catalog, default_catalog, parse_catalog
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint, workspace
 from drone_ft.errors import StoreError
 
-NEWEST_MIGRATION = "0004"
+NEWEST_MIGRATION = "0005"
 metadata = sa.MetaData()
 catalogs = sa.Table(
     "catalogs",
@@ -94,12 +96,25 @@ answers = sa.Table(
     sa.Column("base_url", sa.String, nullable=False),
     sa.Column("model", sa.String, nullable=False),
     sa.Column("purpose", sa.String, nullable=False, index=True),
-    sa.Column("request", sa.String, nullable=False),
+    # Where processes of an older version write a digest that nobody reads; else empty.
+    sa.Column("request", sa.String, nullable=False, default=""),
     sa.Column("body", sa.JSON, nullable=False),
     sa.Column("input_tokens", sa.Integer, nullable=False),
     sa.Column("cached_tokens", sa.Integer, nullable=False),
     sa.Column("output_tokens", sa.Integer, nullable=False),
     sa.Column("by_batch", sa.Boolean, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+)
+# Batches that may be under way: whoever writes next, with whatever settings, brings them to their ends.
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("tag", sa.String, primary_key=True),
+    sa.Column("base_url", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("purpose", sa.String, nullable=False),
+    sa.Column("keys", sa.JSON, nullable=False),
+    sa.Column("id", sa.String, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
 # Where models live; keys are never here.
@@ -419,17 +434,38 @@ class Store:
         """The answer of a key, whenever it was given."""
         with self._transaction() as connection:
             row = connection.execute(sa.select(answers).where(answers.c.key == key)).mappings().first()
-        return Answer(**row) if row else None
+        return Answer(**{name: value for name, value in row.items() if name != "request"}) if row else None
 
     def keep_answers(self, new: Sequence[Answer]) -> None:
         """Write answers down, all or none; one that is there already stays."""
-        rows = {answer.key: dataclasses.asdict(answer) for answer in new}
+        if not new:
+            return
         with self._transaction() as connection:
-            known = sa.select(answers.c.key).where(answers.c.key.in_(list(rows)))
-            for key in connection.scalars(known).all():
-                del rows[key]
-            if rows:
-                connection.execute(answers.insert(), list(rows.values()))
+            # In one statement: between a look and an insert another process may keep the same. In one order, so that
+            # no two wait for each other.
+            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+            insert = dialect.insert(answers).on_conflict_do_nothing(index_elements=["key"])
+            connection.execute(insert, [dataclasses.asdict(one) for one in sorted(new, key=lambda one: one.key)])
+
+    # Batches that may be under way
+
+    def batches(self, base_url: str, model: str) -> list[Open]:
+        """The batches asked of a model at a place and not collected yet, the oldest first."""
+        here = sa.and_(batches.c.base_url == base_url, batches.c.model == model)
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(batches).where(here).order_by(batches.c.created)).mappings().all()
+        return [Open(**{**row, "keys": tuple(row["keys"])}) for row in rows]
+
+    def save_batch(self, batch: Open) -> None:
+        """Save a batch, in place of one with the same tag."""
+        with self._transaction() as connection:
+            connection.execute(batches.delete().where(batches.c.tag == batch.tag))
+            connection.execute(batches.insert().values(**dataclasses.asdict(batch)))
+
+    def remove_batch(self, tag: str) -> None:
+        """Forget a batch: what came of it is among the answers."""
+        with self._transaction() as connection:
+            connection.execute(batches.delete().where(batches.c.tag == tag))
 
     # Endpoints, and what their models can do
 
@@ -457,6 +493,19 @@ class Store:
         here = sa.and_(abilities.c.base_url == base_url, abilities.c.model == model)
         with self._transaction() as connection:
             return dict(connection.scalar(sa.select(abilities.c.body).where(here)) or {})
+
+    def learned(self, base_url: str) -> dict[str, dict[str, str]]:
+        """What is known of the abilities of a place's models, by model; only those of which something is."""
+        query = sa.select(abilities.c.model, abilities.c.body).where(abilities.c.base_url == base_url.rstrip("/"))
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(abilities.c.model)).all()
+        return {row.model: dict(row.body) for row in rows if row.body}
+
+    def forget(self, base_url: str, model: str) -> None:
+        """Forget what is known of a model's abilities, so that it is learned anew."""
+        here = sa.and_(abilities.c.base_url == base_url.rstrip("/"), abilities.c.model == model)
+        with self._transaction() as connection:
+            connection.execute(abilities.delete().where(here))
 
     def put(self, base_url: str, model: str, learned: dict[str, str]) -> None:
         """Remember what is known of a model's abilities."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SURE = 0.05  # share of a step after which its pace tells how long it will take
 log = logging.getLogger(__name__)
 UNDER_WAY = ("waiting", "running")
-BEGUN = ("tag", "batches")  # results that name a job or batches paid for, whose end nobody may have seen
 # A run that has not said which process it lives in after this long never got one.
 SPAWN_SECONDS = 60.0
 
@@ -117,8 +116,6 @@ def _new_run(store: Store, kind: str, settings: dict[str, Any], last: Run | None
     # What a broken-off run had finished is handed on, so that starting again goes on where it stopped.
     goes_on = last is not None and last.status in ("failed", "cancelled") and last.settings == settings
     result = dict(last.result) if last and goes_on else {}
-    if last and last.status in ("failed", "cancelled"):  # what was begun at a service, whatever is wanted now
-        result |= {name: last.result[name] for name in BEGUN if name in last.result}
     run = Run(uuid.uuid4().hex[:12], kind, settings=settings, result=result, created=time.time())
     store.save_run(run)
     return run

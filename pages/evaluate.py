@@ -7,14 +7,15 @@ frame.head(
 )
 asking = runs.under_way("evaluate", "demo")
 catalog = session.store().catalog()
-found = session.store().reports(catalog.name)
+found, jobs = session.store().reports(catalog.name), session.store().jobs(catalog.name)
+tuned = models.tuned(jobs)
 if asking:
     runs.watch(asking)
-elif not models.tuned() and not found:
+elif not tuned and not found:
     evaluating.empty()
 else:
     evaluating.outcome()
-    if models.tuned():
-        evaluating.settings(catalog, first=not found)
+    if tuned:
+        evaluating.settings(catalog, jobs, first=not found)
     if found:
-        evaluating.show(evaluating.choose(found), catalog)
+        evaluating.show(evaluating.choose(found, jobs), catalog, jobs)

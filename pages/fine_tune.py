@@ -9,13 +9,14 @@ frame.head(
 )
 ready = pipeline.ready(session.store().examples())
 training = runs.under_way("tune", "demo")
+if not training:
+    tuning.catch_up()
+jobs = session.store().jobs()
 if training:
     runs.watch(training)
+elif not pipeline.is_enough(ready):
+    tuning.empty(ready)
 else:
-    tuning.catch_up()
-    if not pipeline.is_enough(ready):
-        tuning.empty(ready)
-    else:
-        ended = tuning.outcome()
-        tuning.settings(ready, first=not ended)
-tuning.past(training)
+    ended = tuning.outcome(jobs)
+    tuning.settings(ready, jobs, first=not ended)
+tuning.past(training, jobs)

@@ -7,7 +7,8 @@ frame.head(
     "Say one command in your own words and see what each model makes of it. Calls are only shown, never carried out.",
 )
 catalog = session.store().catalog()
-if not models.tuned():
+jobs = session.store().jobs(catalog.name)
+if not models.tuned(jobs):
     playing.empty()
 prompt = playing.request(catalog)
-playing.answers(catalog, prompt)
+playing.answers(catalog, jobs, prompt)

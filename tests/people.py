@@ -23,9 +23,11 @@ BEYOND = (
 )
 
 
-def answer(body: dict[str, Any]) -> str:
-    """Values, commands that say every value, impossible requests."""
+def answer(body: dict[str, Any]) -> str | dict[str, Any]:
+    """Values, commands that say every value, impossible requests; of tools, the one whose name is said most."""
     told = next(m["content"] for m in body["messages"] if m["role"] == "user")
+    if body.get("tools"):
+        return _called([tool["function"] for tool in body["tools"]], told)
     form = body["response_format"]["json_schema"]
     if form["name"] == "values":
         return json.dumps(sample(form["schema"], random.Random(told)))
@@ -36,6 +38,12 @@ def answer(body: dict[str, Any]) -> str:
         return json.dumps({"commands": [MANNERS[n].format(what=what) for n in range(count)]})
     name = json.loads(re.findall(r"^Come close to: (.*)$", told, re.MULTILINE)[0])["name"].replace("_", " ")
     return json.dumps({"requests": [BEYOND[n].format(what=name) for n in range(count)]})
+
+
+def _called(functions: list[dict[str, Any]], told: str) -> dict[str, Any]:
+    words = set(told.lower().split())
+    best = max(functions, key=lambda function: len(words & set(function["name"].lower().split("_"))))
+    return {"name": best["name"], "arguments": sample(best.get("parameters") or {}, random.Random(told))}
 
 
 def _said(arguments: dict[str, Any]) -> list[str]:

@@ -130,7 +130,8 @@ class Script:
     chat request and returns the content (text) or the call ({"name", "arguments"}) of the answer. `creations` says
     what happens to the first creations of a job: "made", "lost" (made, answered 500), "failed" (not made, answered
     500), "late" (made, hangs). A job goes one status or step further with each look. `finishes` is the share of a
-    batch that is done before it expires.
+    batch that is done before it expires, which it does with the look after `lasts` others; the next `outages` requests
+    that concern a batch are answered 503.
     """
 
     latency: float = 0.0
@@ -150,6 +151,8 @@ class Script:
     ends: str = "succeeded"
     result: str = "base64"
     finishes: float = 1.0
+    lasts: int = 1
+    outages: int = 0
 
 
 def _digest(*parts: Any) -> int:
@@ -192,6 +195,7 @@ class State:
         self.events: dict[str, list[Body]] = {}
         self.batches: dict[str, Body] = {}
         self.learned: dict[str, list[tuple[set[str], Body]]] = {}  # what a tuned model was shown
+        self.looks: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.troubles: Counter[str] = Counter()
@@ -583,6 +587,9 @@ async def batches(request: Request) -> Response:
 async def batch(request: Request) -> Response:
     """GET a batch, one status further with each look; POST cancel."""
     state: State = request.app.state.held
+    if state.script.outages > 0:
+        state.script.outages -= 1
+        raise Refused(503, _no("The service is away for a moment."))
     found = state.batches.get(request.path_params["id"])
     if not found:
         raise Refused(404, _no("No batch found", "id"))
@@ -591,7 +598,11 @@ async def batch(request: Request) -> Response:
             found["status"] = "cancelling"
     elif found["status"] == "validating":
         found["status"] = "in_progress"
+        found["request_counts"]["total"] = state.files[found["input_file_id"]][1].count(b"\n")
     elif found["status"] == "in_progress":
+        state.looks[found["id"]] += 1
+        if state.looks[found["id"]] < state.script.lasts:
+            return JSONResponse(found)
         _finish(state, found, state.script.finishes, "completed" if state.script.finishes >= 1 else "expired")
     elif found["status"] == "cancelling":
         _finish(state, found, state.script.finishes / 2, "cancelled")

@@ -11,9 +11,10 @@ import openai
 import pytest
 
 from drone_ft import abilities, evaluation
-from drone_ft.abilities import LEFT_OUT, Forgetful
+from drone_ft.abilities import LEFT_OUT, Forgetful, Memory
 from drone_ft.catalog import default_catalog
 from drone_ft.errors import EndpointRefused, EndpointUnavailable
+from drone_ft.store import Store
 from tests.scripted import REASONING, REFUSALS, Model, Script, Server, running
 
 TOOL = {"type": "function", "function": {"name": "up", "parameters": {"type": "object", "properties": {}}}}
@@ -22,9 +23,25 @@ FORM = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True,
 CALL = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "temperature": 0, "max_tokens": 50}
 
 
-def ask(server: Server, model: str, memory: Forgetful, **request: Any) -> Any:
+def ask(server: Server, model: str, memory: Memory, **request: Any) -> Any:
     asked = {"messages": [{"role": "user", "content": "up"}], **request}
     return abilities.chat(server.client(), model, memory, attempts=1, **asked)
+
+
+def test_what_was_learned_is_listed_for_a_place_and_forgotten_for_a_model_so_that_it_is_learned_anew() -> None:
+    store, model = Store(), Model("m", ("max_tokens",))
+    with running(Script(models=(model,))) as server:
+        for _ in range(2):
+            ask(server, "m", store, **CALL)
+        assert server.state.statuses["400"] == 1
+        store.put(server.base_url, "easy", {})
+        store.put("http://elsewhere/v1", "m", {"temperature": LEFT_OUT})
+        lessons = {"max_tokens": "max_completion_tokens"}
+        assert store.learned(f"{server.base_url}/") == {"m": lessons}
+        store.forget(f"{server.base_url}/", "m")
+        assert store.learned(server.base_url) == {} and store.learned("http://elsewhere/v1")
+        ask(server, "m", store, **CALL)
+        assert server.state.statuses["400"] == 2 and store.learned(server.base_url) == {"m": lessons}
 
 
 @pytest.mark.parametrize(

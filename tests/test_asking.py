@@ -1,4 +1,4 @@
-"""Many requests at once: paced, kept before they are used, none twice, each ending answered or explained."""
+"""Many requests at once: kept before they are used, none twice, each ending answered or explained."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from drone_ft import asking, endpoints
-from drone_ft.asking import Answer, Ask, Gate, Reply, Tally, ask_all, make_answer, seconds
+from drone_ft.asking import Answer, Ask, Reply, Tally, ask_all, make_answer
 from drone_ft.errors import EndpointRefused, EndpointUnavailable, StoreError
 from drone_ft.store import Store
+from tests.clock import quick
 from tests.scripted import Script, running
 
 AWAY = EndpointUnavailable("The server is away.")
@@ -52,25 +53,6 @@ class Kept:
 
     def keep_answers(self, answers: Sequence[Answer]) -> None:
         self.answers |= {answer.key: answer for answer in answers}
-
-
-class Clock:
-    """A clock that runs as fast as somebody waits on it."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wait(self, condition: threading.Condition, seconds: float) -> None:
-        self.now += seconds
-        condition.wait(0.001)
-
-
-def quick(limit: int = 8) -> Gate:
-    """A gate at which nobody really waits."""
-    clock = Clock()
-    return Gate(limit, clock, clock.wait)
 
 
 class Model:
@@ -139,7 +121,12 @@ def test_the_limit_is_reached_and_never_passed(limit: int) -> None:
     model = Model(seconds=0.01)
     assert len(list(ask_all(asks(20), model, Kept(), limit=limit))) == 20
     assert model.most == limit
-    assert Gate(1000).limit == asking.MOST_AT_ONCE
+
+
+def test_the_gate_learns_from_answers_how_many_tokens_a_request_takes() -> None:
+    gate = quick()
+    list(ask_all(asks(3), Model(), Kept(), gate=gate))
+    assert gate.tokens == 1000 + 500
 
 
 def test_requests_are_read_as_they_are_needed() -> None:
@@ -234,73 +221,6 @@ def test_a_disk_that_refuses_ends_it_all() -> None:
     assert len(model.asked) <= 12
 
 
-# Pace
-
-
-def enter(gate: Gate, error: BaseException | None = None) -> None:
-    gate.__enter__()
-    gate.__exit__(type(error), error, None)
-
-
-def test_a_burst_of_429_halves_once_and_answers_let_it_creep_up_to_the_limit() -> None:
-    clock = Clock()
-    gate, busy = Gate(16, clock, clock.wait), EndpointUnavailable("Busy.", 429)
-    for _ in range(5):
-        enter(gate, busy)
-    assert gate.allowed == 8
-    clock.now += 2
-    enter(gate, busy)
-    assert gate.allowed == 4
-    before = gate.allowed
-    enter(gate)
-    assert before < gate.allowed < before + 1
-    for _ in range(500):
-        enter(gate)
-    assert gate.allowed == 16
-
-
-@pytest.mark.parametrize(("status", "wait", "until"), [(429, 7.0, 7.0), (503, 3.0, 3.0), (429, 900.0, 60.0)])
-def test_everybody_waits_for_retry_after(status: int, wait: float, until: float) -> None:
-    clock = Clock()
-    gate = Gate(4, clock, clock.wait)
-    enter(gate, EndpointUnavailable("Later.", status, wait))
-    enter(gate)
-    assert clock.now == pytest.approx(until)
-
-
-@pytest.mark.parametrize(
-    ("headers", "pause"),
-    [
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6s"}, 6.0),
-        (
-            {
-                "x-ratelimit-remaining-requests": "0",
-                "x-ratelimit-limit-requests": "60",
-                "x-ratelimit-reset-requests": "1m0s",
-            },
-            1.0,
-        ),
-        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "6s"}, 0.0),
-        ({"x-ratelimit-remaining-requests": "many"}, 0.0),
-        ({}, 0.0),
-    ],
-)
-def test_an_exhausted_allowance_is_waited_for(headers: dict[str, str], pause: float) -> None:
-    clock = Clock()
-    gate = Gate(4, clock, clock.wait)
-    gate.hear(headers)
-    enter(gate)
-    assert clock.now == pytest.approx(pause)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1.5", 1.5), ("1h2m", 3720), ("", 0), ("soon", 0)],
-)
-def test_times_as_servers_write_them(text: str, value: float) -> None:
-    assert seconds(text) == pytest.approx(value)
-
-
 # Answers and costs
 
 
@@ -316,10 +236,11 @@ def test_a_reply_without_an_answer_is_none(garbage: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("ask", "by_batch", "cached", "cost"),
     [
-        (Ask("http://x/v1", "gpt-4o-mini", {}), False, 0, 0.0009),
-        (Ask("http://x/v1", "gpt-4o-mini", {}), True, 0, 0.00045),
-        (Ask("http://x/v1", "gpt-4o-mini", {}), False, 1000, 0.00075),
-        (Ask("http://x/v1", "nobody-knows", {}), False, 0, None),
+        (Ask(endpoints.OPENAI_URL, "gpt-4o-mini", {}), False, 0, 0.0009),
+        (Ask(endpoints.OPENAI_URL, "gpt-4o-mini", {}), True, 0, 0.00045),
+        (Ask(endpoints.OPENAI_URL, "gpt-4o-mini", {}), False, 1000, 0.00075),
+        (Ask(endpoints.OPENAI_URL, "nobody-knows", {}), False, 0, None),
+        (Ask("http://x/v1", "gpt-4o-mini", {}), False, 0, None),
         (Ask(endpoints.LOCAL, "smollm2", {}), False, 0, 0.0),
     ],
 )
@@ -329,7 +250,7 @@ def test_what_an_answer_cost(ask: Ask, by_batch: bool, cached: int, cost: float 
 
 
 def test_costs_of_now_and_of_before_are_told_apart_and_one_unknown_price_makes_the_sum_unknown() -> None:
-    ask, unknown = asks(1)[0], Ask("http://x/v1", "nobody-knows", {})
+    ask, unknown = (Ask(endpoints.OPENAI_URL, model, {}) for model in ("gpt-4o-mini", "nobody-knows"))
     tally = Tally().counting(Reply(ask, make_answer(ask, body()), is_new=True))
     tally = tally.counting(Reply(ask, make_answer(ask, body()))).counting(Reply(ask, None, "away"))
     assert (tally.spent, tally.spent_before) == (pytest.approx(0.0009), pytest.approx(0.0009))

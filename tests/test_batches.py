@@ -10,7 +10,7 @@ import pytest
 
 from drone_ft import batches
 from drone_ft.asking import Ask, ask_all, sender
-from drone_ft.batches import Batch
+from drone_ft.batches import Batch, Open
 from drone_ft.errors import EndpointUnavailable, WorkCancelled
 from drone_ft.store import Store
 from tests.scripted import Script, Server, running
@@ -23,14 +23,19 @@ def asks(server: Server, count: int = 10) -> list[Ask]:
     ]
 
 
+def entry(wanted: list[Ask]) -> Open:
+    """What is written down of a batch; nothing more is needed to collect it."""
+    return Open("t", wanted[0].base_url, wanted[0].model, "write", tuple(ask.key for ask in wanted))
+
+
 def sent(server: Server, wanted: list[Ask], tag: str = "t") -> tuple[openai.OpenAI, Batch]:
     client = server.client()
     return client, batches.submit(client, "".join(batches.lines(wanted, {})), tag)
 
 
-def follow(client: openai.OpenAI, batch: Batch) -> tuple[Batch, list[Batch]]:
+def follow(client: openai.OpenAI, batch: Batch, **more: Any) -> tuple[Batch, list[Batch]]:
     seen: list[Batch] = []
-    return batches.follow(client, batch.id, seen.append, wait=lambda seconds: None), seen
+    return batches.follow(client, batch.id, seen.append, wait=lambda seconds: None, **more), seen
 
 
 def test_a_batch_is_followed_collected_and_then_nothing_is_left_to_ask() -> None:
@@ -40,7 +45,7 @@ def test_a_batch_is_followed_collected_and_then_nothing_is_left_to_ask() -> None
         client, batch = sent(server, wanted)
         over, seen = follow(client, batch)
         assert over.status == "completed" and (over.done, over.total) == (10, 10) and seen[-1] == over
-        assert batches.collect(client, over, wanted, store) == {}
+        assert batches.collect(client, over, entry(wanted), store) == {}
         replies = list(ask_all(wanted, sender(client, store), store))
         assert all(reply.answer and reply.answer.by_batch and not reply.is_new for reply in replies)
         assert "POST /v1/chat/completions" not in server.state.requests
@@ -52,11 +57,9 @@ def test_what_an_expired_or_cancelled_batch_had_done_is_kept_and_only_the_rest_i
     with running(Script(finishes=0.6)) as server:
         wanted = asks(server)
         client, batch = sent(server, wanted)
-        if ending == "cancelled":
-            batches.cancel(client, batch.id)
-        over, _ = follow(client, batch)
+        over, _ = follow(client, batch, ends_early=ending == "cancelled")
         assert over.status == ending
-        reasons = batches.collect(client, over, wanted, store)
+        reasons = batches.collect(client, over, entry(wanted), store)
         done = 6 if ending == "expired" else 3
         assert len(reasons) == 10 - done and all(ending in reason for reason in reasons.values())
         replies = list(ask_all(wanted, sender(client, store), store))
@@ -70,7 +73,7 @@ def test_single_failures_in_a_batch_have_their_own_reasons() -> None:
     with running(Script(trouble=0.4, seed=3)) as server:
         wanted = asks(server)
         client, batch = sent(server, wanted)
-        reasons = batches.collect(client, follow(client, batch)[0], wanted, store)
+        reasons = batches.collect(client, follow(client, batch)[0], entry(wanted), store)
         assert 0 < len(reasons) < 10 and all("status 500" in reason for reason in reasons.values())
         assert sum(store.answer(ask.key) is not None for ask in wanted) == 10 - len(reasons)
 
@@ -82,9 +85,9 @@ def test_the_same_work_is_submitted_once_whatever_became_of_the_first_word() -> 
         assert sent(server, asks(server), "mine")[1] == first and len(server.state.batches) == 1
 
 
-@pytest.mark.parametrize(("made", "batches_there"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize(("made", "listed", "batches_there"), [(True, True, 1), (True, False, 1), (False, True, 0)])
 def test_a_creation_without_a_word_is_looked_for_never_repeated(
-    made: bool, batches_there: int, monkeypatch: pytest.MonkeyPatch
+    made: bool, listed: bool, batches_there: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running() as server:
         client = server.client()
@@ -93,14 +96,15 @@ def test_a_creation_without_a_word_is_looked_for_never_repeated(
         def lost(**given: Any) -> Any:
             if made:
                 create(**given)
+            server.script.key = None if listed else "another"
             raise openai.APITimeoutError(request=None)  # type: ignore[arg-type]
 
         monkeypatch.setattr(client.batches, "create", lost)
         text = "".join(batches.lines(asks(server), {}))
-        if made:
+        if made and listed:
             assert batches.submit(client, text, "t").id == "batch_1"
         else:
-            with pytest.raises(EndpointUnavailable):
+            with pytest.raises(EndpointUnavailable):  # never a refusal: perhaps there is one
                 batches.submit(client, text, "t")
         assert len(server.state.batches) == batches_there
 
@@ -116,14 +120,56 @@ def test_who_follows_may_be_stopped_and_the_batch_goes_on() -> None:
         assert follow(client, batch)[0].status == "completed"
 
 
+def test_a_server_that_is_away_is_waited_for_longer_each_time() -> None:
+    with running() as server:
+        client, batch = sent(server, asks(server))
+        server.script.outages, seen, waits = 5, list[Batch](), [0]
+
+        def tell(now: Batch) -> None:
+            if not seen or seen[-1] is not now:
+                waits.append(0)
+            seen.append(now)
+
+        def wait(seconds: float) -> None:
+            waits[-1] += int(seconds)
+
+        assert batches.follow(client, batch.id, tell, wait).status == "completed"
+        assert waits[1:] == [5, 10, 20, 40, 60, 60, 0] and server.state.statuses["503"] == 5
+        assert [now.message for now in dict.fromkeys(seen)] == [batches.AWAY, "", ""]
+
+
+def test_who_stops_is_heard_while_the_server_is_away() -> None:
+    def tell(now: Batch) -> None:
+        if now.message == batches.AWAY:
+            raise WorkCancelled("stop")
+
+    with running(Script(outages=1000)) as server, pytest.raises(WorkCancelled):
+        client, batch = sent(server, asks(server))
+        batches.follow(client, batch.id, tell, lambda seconds: None)
+    assert server.state.statuses["503"] == 1
+
+
+def test_a_batch_that_is_over_is_not_asked_to_end_and_one_whose_files_are_gone_says_so() -> None:
+    store = Store()
+    with running() as server:
+        wanted = asks(server)
+        client, batch = sent(server, wanted)
+        follow(client, batch)
+        over, _ = follow(client, batch, ends_early=True)
+        assert over.status == "completed" and f"POST /v1/batches/{batch.id}/cancel" not in server.state.requests
+        del server.state.files[str(over.output_file)]
+        reasons = batches.collect(client, over, entry(wanted), store)
+        assert len(reasons) == 10 and all("holds no answer" in reason for reason in reasons.values())
+
+
 def test_lines_carry_the_key_and_what_the_model_accepts() -> None:
     ask = Ask("http://x/v1", "m", {"messages": [], "max_tokens": 5})
-    (line,) = batches.lines([ask, ask], {"max_tokens": "max_completion_tokens"})
+    (line,) = batches.lines([ask, ask], {"max_tokens": "max_completion_tokens"}, {"seed": 1})
     assert json.loads(line) == {
         "custom_id": ask.key,
         "method": "POST",
         "url": "/v1/chat/completions",
-        "body": {"model": "m", "messages": [], "max_completion_tokens": 5},
+        "body": {"model": "m", "messages": [], "seed": 1, "max_completion_tokens": 5},
     }
 
 
@@ -164,5 +210,5 @@ def test_lines_without_an_answer_say_why(row: dict[str, Any], reason: str) -> No
 
     ask, store = Ask("http://x/v1", "m", {}), Store()
     done = Batch("b", "completed", output_file="f")
-    reasons = batches.collect(Client(), done, [ask], store)  # type: ignore[arg-type]
+    reasons = batches.collect(Client(), done, entry([ask]), store)  # type: ignore[arg-type]
     assert reason in reasons[ask.key] and store.answer(ask.key) is None

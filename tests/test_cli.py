@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from drone_ft import checks
 from drone_ft.__main__ import main
 from drone_ft.endpoints import Endpoint
+from tests.scripted import Script, running
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +68,20 @@ def test_trouble_is_one_sentence_and_exit_code_1(
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("model", "cost"), [("gpt-4.1-mini", "about $0.0"), ("llama-plain", "price unknown.")])
+def test_write_says_what_it_takes_before_it_asks_anything(
+    model: str, cost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-no-such-key-0123456789")
+    with running(Script(key="another")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        more = ["--model", model, "--base-url", server.base_url, "--commands", "1"]
+        assert main(["write", "--out", str(tmp_path / "out"), *more]) == 1
+    first, *_, last = capsys.readouterr().err.strip().splitlines()
+    assert re.match(rf"{model} will be sent about \d+ requests, about [\d,]+ tokens, {re.escape(cost)}", first)
+    assert "status 401" in last, "and then nothing was written"
 
 
 def test_check_names_every_line_in_trouble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

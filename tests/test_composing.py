@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import subprocess
-import sys
+import os
+import re
+import signal
+import time
 from typing import Any
 
+import psutil
 import pytest
 
-from drone_ft import batches, composing, dataset, endpoints, pipeline, work
+from drone_ft import batches, composing, dataset, endpoints, ledger, pipeline, prices, work
+from drone_ft.batches import Open
 from drone_ft.catalog import Call, Catalog, Function, default_catalog
 from drone_ft.dataset import make_example
 from drone_ft.endpoints import Endpoint
+from drone_ft.errors import EndpointRefused
 from drone_ft.store import Store
+from drone_ft.synthesis import by_model
 from drone_ft.work import Run
 from tests import people
 from tests.scripted import Model, Script, Server, running
 
 SETTINGS: dict[str, Any] = {"endpoint": "scripted", "model": "gpt-4.1-mini", "at_once": 8}
 REQUESTS = 49 + 15 + 12
+
+
+@pytest.fixture(autouse=True)
+def _sold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted server asks OpenAI's prices."""
+    monkeypatch.setattr(prices, "SELLERS", re.compile("http://127"))
 
 
 @pytest.fixture
@@ -62,9 +75,10 @@ def test_who_stops_keeps_what_is_written_and_goes_on_without_paying_twice(store:
 
     with running(Script(answer=people.answer, latency=0.05)) as server:
         run = compose(store, server, stop, which="all", at_once=4)
-        assert run.status == "cancelled" and "not asked" not in str(run.error)
+        assert run.status == "cancelled" and run.error is None
         some = store.examples()
         assert 0 < len(some) == run.result["written"] < 143
+        assert all(row["reason"].endswith(composing.STOPPED) for row in run.result["left_out"])
         again = compose(store, server, which="all", at_once=4)
         assert again.status == "done" and max(server.state.answered.values()) == 1
         assert len(store.examples()) == len({e.id for e in store.examples()}) == 2 * 49 + 3 * 15
@@ -79,26 +93,59 @@ def test_a_server_that_answers_nothing_is_a_failure_with_its_reason(store: Store
     assert run.status == "failed" and "does not exist" in str(run.error) and store.examples() == []
 
 
-def test_the_ledger_is_in_the_result(store: Store) -> None:
+def test_the_ledger_is_in_the_result_and_whole_in_a_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(Script(answer=lambda body: "As an AI language model I refuse.")) as server:
         run = compose(store, server, impossible=0)
     assert run.status == "done" and run.result["written"] == 0
     assert run.result["left_out_count"] == len(run.result["left_out"]) == 49
     assert {row["reason"] for row in run.result["left_out"]} > {"the model refused"}
     assert set(run.result["left_out"][0]) == {"call", "words", "reason"}
+    rows = ledger.read(store.folder / run.result["ledger"])
+    assert rows == run.result["left_out"]
+    monkeypatch.setattr(pipeline, "MOST_LEFT_OUT", 5)
+    with running(Script(answer=lambda body: "As an AI language model I refuse.")) as server:
+        run = compose(store, server, impossible=0, commands=1)
+    assert len(run.result["left_out"]) == 5 and run.result["left_out_count"] == 49
+    assert len(ledger.read(store.folder / run.result["ledger"])) == 49, "the run's row is kept small, the ledger whole"
+
+
+def left_open(store: Store, server: Server) -> list[Open]:
+    return store.batches(server.base_url, SETTINGS["model"])
+
+
+def begin_and_die(store: Store, server: Server, monkeypatch: pytest.MonkeyPatch, at: str = "follow") -> Open:
+    """A writing by batch that ends where no code of its own can note it; `at` a step, before or after it."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*given: Any, **more: Any) -> Any:
+        if at == "after submit":
+            submit(*given)
+        raise Killed
+
+    submit = batches.submit
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(batches, at.split()[-1], killed)
+        compose(store, server, batch=True)
+    run = store.latest_run("compose")
+    assert run
+    store.save_run(dataclasses.replace(run, status="failed"))
+    (entry,) = left_open(store, server)
+    return entry
 
 
 @pytest.fixture
 def _quick_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     follow = batches.follow
-    monkeypatch.setattr(batches, "follow", lambda client, id, tell: follow(client, id, tell, lambda seconds: None))
+    monkeypatch.setattr(batches, "follow", lambda *given, **more: follow(*given, lambda seconds: None, **more))
 
 
 @pytest.mark.usefixtures("_quick_batches")
 def test_by_batch_it_costs_half_and_hardly_anything_is_asked_directly(store: Store) -> None:
     with running(Script(answer=people.answer)) as server:
         run = compose(store, server, batch=True)
-        assert run.status == "done" and run.result["written"] == 143 and run.result["batches"] == []
+        assert run.status == "done" and run.result["written"] == 143 and left_open(store, server) == []
         # One goes ahead to learn what the model accepts, and few are left for the calls whose values came first.
         assert server.state.requests["POST /v1/chat/completions"] == 1 + 12
         assert len(server.state.batches) == 1 and max(server.state.answered.values()) == 1
@@ -119,59 +166,162 @@ def test_what_an_expired_batch_left_open_is_explained_and_asked_next_time(store:
 
 
 @pytest.mark.usefixtures("_quick_batches")
-@pytest.mark.parametrize("confirmed", [True, False])
-def test_a_batch_under_way_is_found_again_after_a_kill(
-    confirmed: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at", ["follow", "after submit"])
+@pytest.mark.parametrize(
+    "now", [{"batch": True}, {"batch": False}, {"batch": True, "at_once": 2, "which": "all"}, {"commands": 2}]
+)
+def test_a_batch_under_way_is_found_again_whatever_is_wanted_now(
+    at: str, now: dict[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit, follow = batches.submit, batches.follow
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*given: Any) -> Any:
-        if not confirmed:
-            submit(*given)  # it is made, and nobody lives to note it
-        raise Killed
-
-    monkeypatch.setattr(batches, "follow" if confirmed else "submit", killed)
     with running(Script(answer=people.answer)) as server:
-        with pytest.raises(Killed):
-            compose(store, server, batch=True)
-        run = store.latest_run("compose")
-        assert run and [bool(entry["id"]) for entry in run.result["batches"]] == [confirmed]
-        store.save_run(dataclasses.replace(run, status="failed"))
-        monkeypatch.setattr(batches, "follow", follow)
-        monkeypatch.setattr(batches, "submit", submit)
-        again = compose(store, server, batch=True)
-        assert again.result["written"] == 143 and len(server.state.batches) == 1
-        assert max(server.state.answered.values()) == 1
+        entry = begin_and_die(store, server, monkeypatch, at)
+        assert bool(entry.id) == (at == "follow") and len(entry.keys) == REQUESTS - 12 - 1
+        again = compose(store, server, **now)
+        assert again.status == "done" and again.result["written"] == 143 and left_open(store, server) == []
+        assert len(server.state.batches) == 1 and max(server.state.answered.values()) == 1
+        ending = "completed" if now.get("batch") else "cancelled"
+        assert server.state.batches["batch_1"]["status"] == ending
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is a Unix matter")
+@pytest.mark.usefixtures("_quick_batches")
+def test_what_a_killed_process_had_a_batch_do_is_collected_with_batches_switched_off(store: Store) -> None:
+    with running(Script(answer=people.answer, lasts=1000)) as server:
+        store.save_endpoint(Endpoint("scripted", server.base_url, "custom"))
+        started = work.start(store, "compose", {**SETTINGS, "batch": True})
+        until = time.monotonic() + 60
+        while not any(entry.id for entry in left_open(store, server)) and time.monotonic() < until:
+            time.sleep(0.02)
+        now = store.run(started.id)
+        assert now and now.pid and now.status == "running"
+        os.kill(now.pid, signal.SIGKILL)
+        while store.run(started.id).is_under_way:  # type: ignore[union-attr]
+            time.sleep(0.02)
+        before = server.state.requests["POST /v1/chat/completions"]
+        run = compose(store, server)
+        done = server.state.batches["batch_1"]["request_counts"]["completed"]
+        assert server.state.batches["batch_1"]["status"] == "cancelled" and done == 32
+        assert run.status == "done" and run.result["written"] == 143 and left_open(store, server) == []
+        assert server.state.requests["POST /v1/chat/completions"] - before == REQUESTS - before - done
+        assert max(server.state.answered.values()) == 1, "none is paid for twice"
 
 
 @pytest.mark.usefixtures("_quick_batches")
-def test_who_stops_a_batch_pays_no_more_and_keeps_what_was_done(store: Store) -> None:
+def test_a_batch_that_asked_something_else_holds_nobody_up_and_is_collected_when_it_is_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Script(answer=people.answer)) as server:
+        begin_and_die(store, server, monkeypatch)
+        monkeypatch.setattr(batches, "follow", lambda *given, **more: pytest.fail("it is not waited for"))
+        server.script.outages = 1
+        other = compose(store, server, seed=1, which="all")
+        assert other.status == "done" and other.result["written"] == 143
+        assert server.state.batches["batch_1"]["status"] == "in_progress" and left_open(store, server)
+        compose(store, server, seed=1, which="all")  # the batch ends with the next look, and is collected
+        assert left_open(store, server) == []
+        asked = server.state.requests["POST /v1/chat/completions"]
+        compose(store, server, which="all")
+        assert server.state.requests["POST /v1/chat/completions"] == asked + 12, "only what the batch was not asked"
+
+
+@pytest.mark.usefixtures("_quick_batches")
+@pytest.mark.parametrize(
+    ("batch", "words"), [(True, "is waited for: in progress"), (False, "was asked to end, and what it has is")]
+)
+def test_who_waits_is_told_for_what_also_through_an_outage(
+    batch: bool, words: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, notes = by_model.Plan(default_catalog(), tuple(by_model.choose(default_catalog()))), dict[str, None]()
+    with running(Script(answer=people.answer)) as server:
+        begin_and_die(store, server, monkeypatch)
+        server.script.outages = 2
+        how = composing.How(Endpoint("scripted", f"{server.base_url}/", "custom"), SETTINGS["model"], batch=batch)
+        writing, tally = composing.compose(store, plan, how, lambda tally, note: notes.setdefault(note))
+        assert len(writing.examples) == 143 and tally.unanswered == 0
+        assert len(server.state.batches) == max(server.state.answered.values()) == 1
+    told = [note for note in notes if note]
+    assert told[0].startswith("the batch of an earlier writing") and told[0].endswith(batches.AWAY)
+    assert any(words in note and "of 63 answered" in note for note in told)
+
+
+@pytest.mark.usefixtures("_quick_batches")
+@pytest.mark.parametrize("at", ["submit", "follow"])
+def test_a_batch_that_does_not_exist_is_given_up_and_its_requests_are_asked_again(
+    at: str, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(Script(answer=people.answer)) as server:
+        begin_and_die(store, server, monkeypatch, at)
+        assert len(server.state.batches) == (at == "follow")
+        server.state.batches.clear()
+        run = compose(store, server)
+        assert run.status == "done" and run.result["written"] == 143 and left_open(store, server) == []
+        assert ("No batch found" in caplog.text) == (at == "follow")
+
+
+def test_a_server_without_batches_says_so_and_nothing_is_left_behind(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any) -> Any:
+        raise EndpointRefused("The server refused (status 404): Not Found. Check the name.", 404)
+
+    monkeypatch.setattr(batches, "submit", refuse)
+    with running(Script(answer=people.answer)) as server:
+        run = compose(store, server, batch=True)
+        assert run.status == "failed" and "Not Found" in str(run.error) and left_open(store, server) == []
+
+
+@pytest.mark.usefixtures("_quick_batches")
+@pytest.mark.parametrize("batch", [True, False])
+def test_who_stops_a_batch_pays_no_more_and_keeps_what_was_done(batch: bool, store: Store) -> None:
     def stop(run: Run) -> None:
-        if any(entry["id"] for entry in run.result.get("batches", [])):
+        if any(entry.id for entry in left_open(store, server)):
             store.request_cancel(run.id)
 
-    with running(Script(answer=people.answer)) as server:
+    with running(Script(answer=people.answer, lasts=1000)) as server:
         run = compose(store, server, stop, batch=True)
+        server.script.lasts = 1
         assert run.status == "cancelled" and server.state.batches["batch_1"]["status"] == "cancelling"
-        again = compose(store, server, batch=True)
-        assert server.state.batches["batch_1"]["status"] == "cancelled"
+        assert left_open(store, server), "it is remembered until it is collected"
+        again = compose(store, server, batch=batch)
+        assert server.state.batches["batch_1"]["status"] == "cancelled" and left_open(store, server) == []
         assert again.result["written"] + run.result["written"] == 143
         assert max(server.state.answered.values()) == 1
 
 
-def test_a_key_reaches_the_works_process_and_no_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = "sk-secret-of-a-test-123"
-    handed: list[Any] = []
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    monkeypatch.setattr(work, "spawn", lambda *given: handed.append(given[-1]) or child)
-    store.save_endpoint(Endpoint("scripted", "http://127.0.0.1:9/v1", "custom"))
-    work.start(store, "compose", SETTINGS, {"DRONE_FT_KEY_SCRIPTED": key})
-    assert handed == [{"DRONE_FT_KEY_SCRIPTED": key}]
-    assert not any(key.encode() in path.read_bytes() for path in store.folder.rglob("*") if path.is_file())
+@pytest.mark.parametrize(("batch", "model", "capped"), [(True, "gpt-4.1-mini", True), (False, "our-own", False)])
+@pytest.mark.usefixtures("_quick_batches")
+def test_a_model_that_is_paid_for_cannot_ramble_without_end(
+    batch: bool, model: str, capped: bool, store: Store
+) -> None:
+    caps: list[Any] = []
+
+    def answer(body: dict[str, Any]) -> Any:
+        caps.append(body.get("max_completion_tokens"))
+        return people.answer(body)
+
+    with running(Script(answer=answer, models=(Model(model),))) as server:
+        assert compose(store, server, batch=batch, model=model).status == "done"
+    assert len(caps) == REQUESTS and set(caps) == {composing.MOST_WRITTEN if capped else None}
+
+
+def test_a_key_reaches_the_works_process_and_no_disk(store: Store) -> None:
+    key = "sk-secret-of-a-test-0123456789"
+    with running(Script(answer=people.answer, key=key, latency=0.02)) as server:
+        endpoint = Endpoint("scripted", server.base_url, "custom")
+        store.save_endpoint(endpoint)
+        settings = {**SETTINGS, "commands": 1, "impossible": 0}
+        run = work.start(store, "compose", settings, {endpoints.key_variable(endpoint): key})
+        until, seen = time.monotonic() + 60, list[str]()
+        while run.is_under_way and time.monotonic() < until:
+            time.sleep(0.02)
+            run = store.run(run.id) or run
+            with contextlib.suppress(psutil.Error):
+                seen += psutil.Process(run.pid).cmdline() if run.pid else []
+    assert run.status == "done" and server.state.statuses["401"] == 0, "it had the key, or nothing had been answered"
+    assert run.id in seen and not any(key in word for word in seen), "nobody sees it in a list of processes"
+    written = {path.name: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    assert "work.log" in written and any(run.id.encode() in content for content in written.values())
+    assert [name for name, content in written.items() if key.encode() in content] == []
 
 
 def test_new_examples_are_dealt_out_beside_their_twins(store: Store) -> None:

@@ -81,7 +81,6 @@ def test_jsonl_comes_back_as_it_went(form: dataset.Form) -> None:
     back, catalog = dataset.from_jsonl(text)
     assert [(e.prompt, e.call) for e in back] == [(e.prompt, e.call) for e in examples]
     assert (catalog.system_prompt, catalog.functions) == (CATALOG.system_prompt, CATALOG.functions)
-    assert dataset.check_jsonl(text) == []
     assert text == dataset.to_jsonl(many(), CATALOG, form), "same data, same bytes"
 
 
@@ -145,19 +144,22 @@ def calling(name: str = "takeoff_drone", arguments: object = '{"altitude": 10}')
 )
 def test_trouble_names_line_and_field(line: object, field: str, words: str) -> None:
     text = json.dumps(good_line()) + "\n\n" + (line if isinstance(line, str) else json.dumps(line)) + "\n"
-    troubles = dataset.check_jsonl(text)
-    assert [(t.line, t.field) for t in troubles if t.line] == [(3, field)]
-    assert words in troubles[0].message
     with pytest.raises(DatasetError, match=r"line 3.*Nothing was added\.$") as caught:
         dataset.from_jsonl(text)
-    assert ".." not in str(caught.value) and ".)." not in str(caught.value)
+    told = str(caught.value)
+    assert told.startswith(f"file, line 3, {field}: ") and words in told
+    assert ".." not in told and ".)." not in told
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("", "it is empty"), ("\n \n", "it is empty"), (json.dumps(good_line()), "at least 10")]
-)
-def test_a_file_too_small_to_train_on_is_named(text: str, words: str) -> None:
-    assert words in str(dataset.check_jsonl(text)[0])
+def test_the_other_lines_in_trouble_are_counted() -> None:
+    with pytest.raises(DatasetError, match=r"file, line 1, .* Lines in trouble besides: 2\.$"):
+        dataset.from_jsonl("[1]\n[2]\n" + json.dumps(good_line()) + "\n[3]")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file_is_named(text: str) -> None:
+    with pytest.raises(DatasetError, match=r"^file: it is empty"):
+        dataset.from_jsonl(text)
 
 
 def test_loaded_examples_are_placed_beside_their_twins_and_a_first_set_is_split() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import traceback
@@ -12,7 +13,7 @@ import httpx2
 import openai
 import pytest
 
-from drone_ft import endpoints, probing
+from drone_ft import endpoints, fine_tuning, pipeline, probing
 from drone_ft.endpoints import LOCAL, Endpoint
 from drone_ft.errors import DroneFTError, EndpointError, EndpointRefused, EndpointUnavailable
 from tests.scripted import Model, Script, running
@@ -147,6 +148,39 @@ def test_the_server_is_given_the_time_it_asks_for(
     assert len(slept) == 1 and waited <= slept[0] <= waited + 0.5
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("20ms", 0.02),
+        ("1.5", 1.5),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("0", 0.0),
+        ("1h2m", 3720.0),
+        ("1d", 86400.0),
+        ("Fri, 27 Nov 2026 12:00:30 GMT", 30.0),
+        ("Fri, 27 Nov 2026 13:00:30 +0100", 30.0),
+        ("Fri, 27 Nov 2026 11:00:00 GMT", 0.0),
+        ("Fri, 27 Nov 20260 12:00:30 GMT", None),
+        ("Fri, 99 Foo 2026 12:00:30 GMT", None),
+        ("2026-11-27T12:00:30Z", None),
+        ("-5", None),
+        ("-5s", None),
+        ("1s soon", None),
+        ("soon", None),
+        ("1,5", None),
+        ("1e3", None),
+        ("nan", None),
+        ("ms", None),
+        ("", None),
+    ],
+)
+def test_times_are_read_in_every_form_servers_write(text: str, value: float | None) -> None:
+    assert endpoints.seconds(text, NOW.timestamp()) == (None if value is None else pytest.approx(value))
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429])
 def test_what_will_not_change_is_not_asked_again(status: int) -> None:
     asked: list[float] = []
@@ -177,6 +211,23 @@ def test_errors_are_read_in_every_shape_servers_send(body: Any, said: str) -> No
     with pytest.raises(EndpointRefused, match=said) as caught:
         endpoints.translated(client_of(lambda request: httpx2.Response(400, text=raw)).models.list)
     assert "<html>" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "todo"),
+    [
+        (404, "DeploymentNotFound", "deploy it in the Azure portal, then type the deployment's name"),
+        (404, "model_not_found", "Check the name"),
+        (401, None, "Check the key"),
+        (429, "insufficient_quota", "Add credit"),
+        (400, "anything", "Change the request"),
+    ],
+)
+def test_a_refusal_says_what_to_do(status: int, code: str | None, todo: str) -> None:
+    body = {"error": {"code": code, "message": "The API deployment for this resource does not exist."}}
+    with pytest.raises(EndpointRefused, match=todo) as caught:
+        endpoints.translated(client_of(lambda request: httpx2.Response(status, json=body)).models.list)
+    assert "deployment for this resource does not exist" in str(caught.value) and caught.value.code == code
 
 
 def test_headers_of_every_answer_can_be_listened_to() -> None:
@@ -275,6 +326,54 @@ def test_the_day_a_model_retires_is_read_in_both_forms(told: Any, day: datetime.
     with running(Script(models=(Model("m", (), told),))) as server:
         found = probing.probe(Endpoint("Box", server.base_url, "custom"), None, TODAY)
     assert dict(found.retires) == ({"m": day} if day else {})
+
+
+NO = r"lists no base model|Check the base URL|broke off"
+
+
+def odd(body: Any) -> httpx2.Response:
+    return httpx2.Response(200, text=body) if isinstance(body, bytes) else httpx2.Response(200, json=body)
+
+
+NOTHING: list[Any] = [{}, {"data": None}, {"error": "x"}]
+NO_LIST = [
+    None,
+    [],
+    [{"id": "m"}],
+    5,
+    "hello",
+    {"data": "m"},
+    {"data": {"id": "m"}},
+    b"<html>Sign in</html>",
+    b"",
+    b"{",
+]
+NO_IDS = {"data": [None, 5, "m", [1], {"name": "m"}, {"id": 7}, {"id": None, "shutdown_date": {}}]}
+
+
+@pytest.mark.parametrize("body", [*NOTHING, *NO_LIST, NO_IDS], ids=str)
+@pytest.mark.parametrize("path", ["models", "jobs"])
+def test_an_odd_answer_is_a_sentence(path: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    good = {"object": "list", "data": [{"id": "m", "object": "model"}]}
+    asked = client_of(lambda request: odd(body if request.url.path.endswith(path) else good))
+    monkeypatch.setattr(probing, "client", lambda *given, **more: asked)
+    found = probing.probe(Endpoint("Box", "http://test/v1", "custom"))
+    assert found.sentence.startswith("Box") and found.sentence.endswith(".")
+    if path == "models":
+        assert found.models == () and bool(found.can_tune) == (body is NO_IDS)
+        with pytest.raises(EndpointError, match=NO):
+            pipeline.base_model(asked)
+    else:
+        assert found.models == ("m",) and bool(found.can_tune) == (body is NO_IDS)
+        with contextlib.nullcontext() if body in NOTHING else pytest.raises(EndpointError, match=NO):
+            assert fine_tuning.found_again(asked) == []
+
+
+@pytest.mark.parametrize("url", ["http://[half/v1", "http://\x00/v1", "http://xn--\u2603/v1", "http://..../v1"])
+def test_what_is_no_address_is_a_sentence(url: str) -> None:
+    found = probing.probe(Endpoint("Box", url, "custom"))
+    assert not found.reachable and "is no base URL" in found.sentence
 
 
 def test_probing_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,8 +89,9 @@ class Scripted:
         ]
 
 
-def begin(server: Scripted) -> Job:
-    return fine_tuning.start(server.client, "test", "{}\n", "{}\n", "base", 3, "s", sleep=lambda seconds: None)
+def begin(server: Scripted, **more: Any) -> Job:
+    more = {"sleep": lambda seconds: None, **more}
+    return fine_tuning.start(server.client, "test", "{}\n", "{}\n", "base", 3, "s", **more)
 
 
 def test_a_job_is_uploaded_created_and_followed_to_its_model() -> None:
@@ -167,8 +168,10 @@ def test_a_creation_that_always_fails_is_given_up() -> None:
 def test_where_jobs_cannot_be_listed_nothing_is_created_twice() -> None:
     lists = "GET /fine_tuning/jobs"
     server = Scripted("queued", fail={"POST /fine_tuning/jobs": [refusal(500, None)], lists: [refusal(404, None)]})
-    with pytest.raises(EndpointUnavailable, match="drone_ft_job = "):
-        begin(server)
+    saved: list[Job] = []
+    with pytest.raises(EndpointRefused, match="drone_ft_job = "):
+        begin(server, save=saved.append)
+    assert [job.status for job in saved] == ["creating", "failed"], "who looked there may start another one"
     assert sum((method, path) == ("POST", "/v1/fine_tuning/jobs") for method, path, _ in server.seen) == 1
 
 
@@ -176,6 +179,7 @@ def test_a_server_that_keeps_no_metadata_is_known_by_our_own_upload() -> None:
     server = Scripted("queued", fail={"POST /fine_tuning/jobs": [refusal(500, None)]})
     server.listing = lambda after: [{**server.job(), "training_file": "file-1"}]
     assert begin(server).endpoint_job_id == "ftjob-1"
+    assert begin(server, tag="abc123", uploaded="file-1").endpoint_job_id == "ftjob-1", "another process knows it, too"
     assert sum((method, path) == ("POST", "/v1/fine_tuning/jobs") for method, path, _ in server.seen) == 1
 
 
@@ -184,6 +188,42 @@ def test_an_earlier_attempt_whose_end_nobody_saw_is_taken_over() -> None:
         first = launch(server, tag="abc123")
         again = launch(server, tag="abc123")
         assert again.endpoint_job_id == first.endpoint_job_id and len(server.state.files) == 1
+
+
+def test_a_job_is_saved_before_it_is_created() -> None:
+    with running() as server:
+        saved: list[tuple[Job, int]] = []
+        job = launch(server, suffix="mine", save=lambda now: saved.append((now, len(server.state.jobs))))
+        [(before, there)] = saved
+    assert (before.status, before.endpoint_job_id, there) == ("creating", "", 0) and not before.is_over
+    assert before == dataclasses.replace(job, status="creating", endpoint_job_id="") and job.training_file == "file-1"
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "words"),
+    [
+        (Script(may_tune=False), {}, "no longer available"),
+        (Script(models=()), {}, "does not exist"),
+        (Script(may_tune=False), {"tag": "abc123"}, "no longer available"),
+        (Script(tunes=False), {"tag": "abc123"}, "Whether the job was created is not known: the app ended"),
+    ],
+)
+def test_a_creation_refused_is_saved_as_failed_with_its_reason(
+    script: Script, more: dict[str, Any], words: str
+) -> None:
+    saved: list[Job] = []
+    with running(script) as server, pytest.raises(EndpointRefused):
+        launch(server, save=saved.append, **more)
+    assert saved[-1].status == "failed" and words in saved[-1].message and len({job.id for job in saved}) == 1
+
+
+@pytest.mark.parametrize("trouble", [refusal(401, "invalid_api_key"), refusal(503, None)], ids=["other key", "away"])
+def test_an_earlier_attempt_that_cannot_be_looked_for_is_left_as_it_is(trouble: httpx2.Response) -> None:
+    saved: list[Job] = []
+    server = Scripted("queued", fail={"GET /fine_tuning/jobs": [trouble] * 4})
+    with pytest.raises(EndpointUnavailable, match="is not known"):
+        begin(server, tag="abc123", save=saved.append)
+    assert saved == [] and all(method == "GET" for method, _, _ in server.seen)
 
 
 @pytest.mark.parametrize("careless", ["the same page again and again", "a new page for ever"])
@@ -198,8 +238,9 @@ def test_endless_pages_end(careless: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(server.seen) <= 4
 
 
-def test_our_jobs_are_found_again_on_the_endpoint() -> None:
+def test_our_jobs_are_found_again_on_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     with running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         job = launch(server, suffix="mine", catalog="drone", seed=5)
         stranger = server.client().fine_tuning.jobs.create(model="gpt-4o-mini", training_file="file-1")
         for _ in range(9 + 3):
@@ -290,16 +331,21 @@ def test_a_result_file_that_is_no_table_is_said_to_be_none() -> None:
 
 
 def test_jobs_of_earlier_versions_still_load() -> None:
-    new = ("seed", "hyperparameters", "trained_tokens", "cost", "result_files", "catalog", "events")
+    new = ("seed", "hyperparameters", "trained_tokens", "cost", "result_files", "catalog", "events", "training_file")
     body = dataclasses.asdict(Job("j", "test", "ftjob-1", "base", "", 1, "running", 1.0, examples=3))
     older = {name: value for name, value in body.items() if name not in new}
     assert Job(**older) == Job(**body)
 
 
-def test_an_unknown_status_is_followed_on() -> None:
-    server, seen = Scripted("queued", "pondering", "succeeded"), list[str]()
-    fine_tuning.follow(server.client, begin(server), lambda job: seen.append(job.status), every=0)
-    assert seen == ["pondering", "succeeded"]
+@pytest.mark.parametrize(
+    "statuses", [("queued", "pondering", "succeeded"), ("queued", "pausing", "paused", "pondering", "succeeded")]
+)
+def test_a_paused_job_and_one_of_unknown_status_are_followed_on(statuses: tuple[str, ...]) -> None:
+    server, saved, told = Scripted(*statuses), list[str](), list[str]()
+    follow = (lambda job: saved.append(job.status), lambda job: told.append(job.status))
+    done = fine_tuning.follow(server.client, begin(server), *follow, every=0)
+    assert saved == [*statuses[1:]] and [*dict.fromkeys(told)] == [*statuses] and done.tuned_model
+    assert all(method == "GET" for method, path, _ in server.seen if "ftjob-1" in path), "only looked at"
 
 
 @pytest.mark.parametrize(

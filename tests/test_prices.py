@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drone_ft import prices
+from drone_ft.endpoints import LOCAL
 
 MILLION = 1_000_000
 
@@ -24,7 +25,7 @@ MILLION = 1_000_000
         ("gpt-4.1-mini-search", {"input": MILLION}, None),
         ("llama3.2:3b", {"input": MILLION}, None),
         ("ft:smollm2-135m-instruct:me::1", {"training": MILLION}, None),
-        ("ft:smollm2-135m-instruct:me::1", {"training": MILLION, "local": True}, 0.0),
+        ("ft:smollm2-135m-instruct:me::1", {"training": MILLION, "where": LOCAL}, 0.0),
         ("ft:", {"input": 1}, None),
         ("", {"input": 1}, None),
     ],
@@ -32,6 +33,37 @@ MILLION = 1_000_000
 def test_tokens_cost_what_their_model_costs(model: str, counted: dict[str, int], dollars: float | None) -> None:
     cost = prices.cost(model, **counted)
     assert cost == pytest.approx(dollars) if dollars is not None else cost is None
+
+
+@pytest.mark.parametrize(
+    ("where", "dollars"),
+    [
+        ("https://api.openai.com/v1", 0.30),
+        ("https://eu.api.openai.com/v1/", 0.30),
+        ("https://ours.openai.azure.com/openai/v1/", 0.30),
+        ("https://ours.services.ai.azure.com/openai/v1", 0.30),
+        ("http://proxy:8080/v1/", 0.30),
+        ("https://gateway/openai/v1", 0.30),
+        ("http://localhost:11434/v1", None),
+        ("http://box/v1", None),
+        ("https://notopenai.com/v1", None),
+        ("https://openai.com.example.org/v1", None),
+        ("http://[half/v1", None),
+        (LOCAL, 0.0),
+    ],
+)
+def test_a_price_is_claimed_only_for_openai_azure_and_what_stands_in_their_place(
+    where: str, dollars: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://proxy:8080/v1")
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://gateway/")
+    cost = prices.cost("gpt-4o-mini", input=MILLION, where=where)
+    assert cost == pytest.approx(dollars) if dollars is not None else cost is None
+
+
+def test_an_estimate_is_one_line() -> None:
+    assert prices.expected(76, 33_120, 0.0186) == "about 76 requests, about 33,120 tokens, about $0.02"
+    assert prices.expected(76, 33_120, None).endswith("tokens, price unknown")
 
 
 def test_tokens_are_estimated_upwards() -> None:

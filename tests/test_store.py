@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from drone_ft import asking, dataset
+from drone_ft.batches import Open
 from drone_ft.catalog import Call, default_catalog
 from drone_ft.dataset import make_example
 from drone_ft.endpoints import Endpoint
@@ -26,9 +29,7 @@ from drone_ft.store import Store
 from drone_ft.work import Run, Step
 
 UP = Call("takeoff_drone", {"altitude": 50})
-PAID = asking.Answer(
-    "k1", "http://a/v1", "m", "write", "digest", {"choices": [{"message": {"content": "é"}}]}, 10, 2, 5
-)
+PAID = asking.Answer("k1", "http://a/v1", "m", "write", {"choices": [{"message": {"content": "é"}}]}, 10, 2, 5)
 THREE = [make_example(f"up {word}", UP) for word in ("please", "now", "there")]
 
 
@@ -43,7 +44,7 @@ OLD_BODY = {
     "status": "running", "created": 1.0, "tuned_model": None, "message": "", "finished": None, "seconds_left": None,
 }  # fmt: skip
 # What the migrations after the first one made.
-NEW_TABLES = ("job_events", "job_data", "answers", "endpoints", "abilities")
+NEW_TABLES = ("job_events", "job_data", "answers", "endpoints", "abilities", "batches")
 
 
 def make_first_version(folder: Path, events: list[dict[str, Any]] = TOLD) -> None:
@@ -166,20 +167,21 @@ def test_a_migration_killed_in_the_middle_is_done_again_whole(version: str, tmp_
     assert Store(tmp_path).job_data("j") == (("train\n", "") if version == "first" else ("", ""))
 
 
-@pytest.mark.parametrize("version", ["0001", "0003"])
-def test_an_older_database_gets_room_for_answers_and_endpoints(version: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["0001", "0003", "0004"])
+def test_an_older_database_gets_room_for_answers_endpoints_and_batches(version: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.replace_examples(THREE)
     if version == "0001":
         make_first_version(tmp_path)
     else:
         with sqlite3.connect(tmp_path / "drone_ft.db") as database:
-            for table in ("answers", "endpoints", "abilities"):
+            for table in NEW_TABLES[2 if version == "0003" else 5 :]:
                 database.execute(f"DROP TABLE {table}")
-            database.execute("UPDATE alembic_version SET version_num = '0003'")
+            database.execute("UPDATE alembic_version SET version_num = ?", [version])
     store = Store(tmp_path)
     store.keep_answers([PAID])
     assert store.examples() == THREE and store.answer("k1") == PAID and store.endpoints() == []
+    assert store.batches("http://a/v1", "m") == []
 
 
 def test_a_paid_answer_comes_back_and_the_first_of_a_key_stays() -> None:
@@ -189,6 +191,38 @@ def test_a_paid_answer_comes_back_and_the_first_of_a_key_stays() -> None:
     again = Store()
     assert (again.answer("k1"), again.answer("k2"), again.answer("k3")) == (PAID, other, None)
     store.keep_answers([])
+
+
+def test_two_stores_may_keep_the_same_answer_at_once() -> None:
+    mine, others = Store(), Store()
+    first, second = PAID, dataclasses.replace(PAID, body={"choices": []})
+
+    def between(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("INSERT INTO answers"):  # mine is about to be written
+            others.keep_answers([first])
+
+    sa.event.listen(mine._engine, "before_cursor_execute", between)
+    mine.keep_answers([second, dataclasses.replace(PAID, key="k2")])
+    assert mine.answer("k1") == first and mine.answer("k2")
+
+
+def test_a_server_database_is_told_the_same_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    engine = sa.create_mock_engine("postgresql://", lambda clause, *rest: told.append(str(clause.compile(engine))))
+    store = Store()
+    monkeypatch.setattr(store, "_transaction", lambda: contextlib.nullcontext(engine))
+    store.keep_answers([PAID])
+    assert told[0].startswith("INSERT INTO answers") and told[0].endswith("ON CONFLICT (key) DO NOTHING")
+
+
+def test_open_batches_come_back_by_place_and_model_until_they_are_removed() -> None:
+    store = Store()
+    old, new = (Open(f"t{n}", "http://a/v1", "m", "write", ("k1", "k2"), created=float(n)) for n in (1, 2))
+    for batch in (new, old, dataclasses.replace(old, tag="t3", model="n"), dataclasses.replace(old, id="batch_1")):
+        store.save_batch(batch)
+    assert Store().batches("http://a/v1", "m") == [dataclasses.replace(old, id="batch_1"), new]
+    store.remove_batch("t1")
+    assert store.batches("http://a/v1", "m") == [new] and store.batches("http://b/v1", "m") == []
 
 
 def test_answers_are_kept_all_or_none() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from drone_ft import checks
 from drone_ft.__main__ import main
 from drone_ft.catalog import default_catalog
-from drone_ft.dataset import check_jsonl
 from drone_ft.synthesis.by_model import choose
 from tests import people
 from tests.scripted import Script, Server, running
@@ -36,9 +36,10 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_writes_the_files_and_a_second_time_nothing_is_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(Script(answer=people.answer, key=KEY)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         assert main(arguments(server, tmp_path / "a")) == 0
         told = json.loads(capsys.readouterr().out)
         assert told["asked"] == REQUESTS == sum(server.state.asked.values()) and told["cost"] > 0
@@ -50,7 +51,8 @@ def test_a_model_writes_the_files_and_a_second_time_nothing_is_asked(
         assert sum(server.state.asked.values()) == 2 * REQUESTS, "another seed asks anew"
     for name in ("train.jsonl", "test.jsonl", "ledger.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert check_jsonl((tmp_path / "a" / "train.jsonl").read_text()) == []
+    found = checks.check((tmp_path / "a" / "train.jsonl").read_text())
+    assert [finding for finding in found if finding.severity == "error"] == []
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY.encode() not in written, "no key in a file or the database"
 

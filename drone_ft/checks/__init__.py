@@ -8,14 +8,16 @@ from typing import Literal
 
 from drone_ft.catalog import Catalog
 from drone_ft.checks import files, fixes, lines, pairs, reading, teaching
+from drone_ft.checks.files import LEAST_EXAMPLES
 from drone_ft.checks.fixes import FIXES
 from drone_ft.checks.lines import TokenCount, tokens
 from drone_ft.checks.offers import TRAINING, VALIDATION, Trouble
 from drone_ft.checks.reading import Count, Given
-from drone_ft.checks.targets import TARGETS, Target, without
+from drone_ft.checks.targets import TARGETS, Target, sent, without
 
 __all__ = [
-    "FIXES", "RULES", "TARGETS", "Finding", "Target", "TokenCount", "check", "summary", "tokens", "without",
+    "FIXES", "LEAST_EXAMPLES", "RULES", "TARGETS", "Finding", "Target", "TokenCount", "check", "sent", "summary",
+    "tokens", "without",
 ]  # fmt: skip
 
 Severity = Literal["error", "warning", "note"]

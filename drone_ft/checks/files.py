@@ -9,7 +9,7 @@ from drone_ft.checks.offers import TRAINING, Offer, Trouble, elsewhere, place
 from drone_ft.checks.reading import Given, Row, text_of
 from drone_ft.checks.targets import Target, words_in
 
-LEAST_EXAMPLES = 10
+LEAST_EXAMPLES = 10  # to learn from; fewer teach nothing here, and hosted fine-tuning refuses them
 MOST_BYTES = 512_000_000
 
 

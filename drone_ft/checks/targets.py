@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drone_ft import schema
+from drone_ft.catalog import Catalog
 from drone_ft.errors import CatalogError
 from drone_ft.schema.pieces import canonical
 
@@ -23,7 +24,8 @@ class Target:
     """Where a file goes: the tokens an example may have, and the words of JSON Schema that are refused there.
 
     `is_hosted`: whether the file leaves this computer. Tools then count among an example's tokens; here only where
-    they are not the same in every line.
+    they are not the same in every line. `is_strict`: whether it is known to refuse these words, so that it is never
+    sent them.
     """
 
     name: str
@@ -31,11 +33,14 @@ class Target:
     excess: str
     refused: tuple[str, ...] = ()
     is_hosted: bool = True
+    is_strict: bool = False
 
 
 TARGETS = {
-    "openai": Target("OpenAI", 65_536, _CUT, _CONDITIONS),
-    "azure": Target("Azure OpenAI", 65_536, _CUT, _CONDITIONS),
+    "openai": Target("OpenAI", 65_536, _CUT, _CONDITIONS, is_strict=True),
+    "azure": Target("Azure OpenAI", 65_536, _CUT, _CONDITIONS, is_strict=True),
+    # a server of one's own: held to OpenAI's rules, but what it is sent is the user's choice
+    "custom": Target("the server", 65_536, _CUT, _CONDITIONS),
     # what the default model reads; another model says its own limit when training begins
     "local": Target("This computer", 8_192, "training would refuse the line", is_hosted=False),
 }
@@ -54,6 +59,18 @@ def words_in(parameters: object, refused: Sequence[str]) -> list[str]:
         found.update(dict.fromkeys(word for word in _AT_THE_TOP if word in parameters))
         visit(parameters)
     return list(found)
+
+
+def sent(catalog: Catalog, target: str) -> Catalog:
+    """The catalog as a target is sent it, to train on and to answer by: without what it is known to refuse."""
+    refused = TARGETS[target].refused if TARGETS[target].is_strict else ()
+    functions = tuple(
+        replace(function, parameters=without(function.parameters, refused))
+        if words_in(function.parameters, refused)
+        else function
+        for function in catalog.functions
+    )
+    return replace(catalog, functions=functions)
 
 
 def without(parameters: dict[str, Any], refused: Sequence[str] = _CONDITIONS) -> dict[str, Any]:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from num2words import num2words
-
-from drone_ft import schema
+from drone_ft import numbers, schema
 from drone_ft.catalog import REJECT, Call
 from drone_ft.checks.offers import Trouble, elsewhere
 from drone_ft.checks.reading import Given, Row
 from drone_ft.schema.pieces import canonical
 from drone_ft.schema.words import show
-
-_IDIOMS = {1: ("a", "an", "once", "single"), 2: ("twice", "both", "couple", "pair"), 12: ("dozen",)}
-_SCALES = (60, 3600, 1000, 0.01)  # minutes, hours, kilometres, per cent
 
 
 def coverage(given: Given) -> Iterator[Trouble]:
@@ -87,10 +80,9 @@ def grounding(given: Given) -> Iterator[Trouble]:
     for file in given.files:
         unsaid: dict[tuple[str, str, float], list[Row]] = {}
         for row in file.usable:
-            numbers = list(_numbers(row.answer.arguments)) if isinstance(row.answer, Call) else []
-            said = _Said(row.words) if numbers else None
-            for path, number in numbers:
-                if said and number and not said.says(number):
+            said = numbers.Said(row.words)
+            for path, number in _numbers(row.answer.arguments) if isinstance(row.answer, Call) else ():
+                if number and not said.says(number):
                     unsaid.setdefault((row.calls[-1][1].name, path, number), []).append(row)
         for (name, path, number), rows in unsaid.items():
             words = f"{name} has {path} {number:g}, which the words {show(rows[0].words, 80)} do not say"
@@ -104,45 +96,3 @@ def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in inside:
         yield from _numbers(inner, f"{path}.{key}" if path else str(key))
-
-
-class _Said:
-    """The numbers a text says, as digits and in words, in its own unit or in minutes, hours, kilometres, per cent."""
-
-    def __init__(self, words: str) -> None:
-        digits = re.findall(r"\d+(?:\.\d+)?|(?<!\d)\.\d+", words)
-        digits += [text.replace(",", "") for text in re.findall(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", words)]
-        digits += [text.replace(",", ".") for text in re.findall(r"\d+,\d+", words)]
-        self._digits = {float(text) for text in digits}
-        self._words = f" {_spelled(words)} "
-
-    def says(self, number: float) -> bool:
-        """Whether the number is said; its sign may be hidden in a word such as "down"."""
-        size = abs(number)
-        if self._names(size) or any(self._names(round(size / scale, 6), True) for scale in _SCALES):
-            return True
-        whole, rest = divmod(size, 60)
-        return bool(whole and rest) and self._names(whole, True) and self._names(rest)
-
-    def _names(self, size: float, scaled: bool = False) -> bool:
-        if size in self._digits or (scaled and size == 1):
-            return True
-        whole, part = divmod(size, 1)
-        if part in (0.25, 0.5, 0.75):
-            word = " half " if part == 0.5 else " quarter"
-            return word in self._words and (whole <= 1 or self._names(whole))
-        return part == 0 and any(f" {way} " in self._words for way in _ways(int(whole)))
-
-
-def _spelled(words: str) -> str:
-    plain = " ".join(re.sub(r"[^\w]+", " ", words.casefold()).replace(" and a ", " ").split())
-    return re.sub(r"\band ", "", re.sub(r"\ba (hundred|thousand)\b", r"one \1", plain))
-
-
-@functools.lru_cache(maxsize=20_000)
-def _ways(number: int) -> tuple[str, ...]:
-    """How people write a whole number in words."""
-    ways = [_spelled(num2words(number))] if number < 10**15 else []
-    if number % 100 == 0 and 1000 < number < 10_000:
-        ways.append(f"{_spelled(num2words(number // 100))} hundred")
-    return (*ways, *_IDIOMS.get(number, ()))

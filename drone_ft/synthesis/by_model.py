@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +19,14 @@ from typing import Any
 from drone_ft import permutations, prices
 from drone_ft.catalog import Call, Catalog, Function, problems
 from drone_ft.dataset import Example, make_example
+from drone_ft.endpoints import OPENAI_URL
 from drone_ft.errors import DatasetError
 from drone_ft.permutations import CallTemplate, Path
 from drone_ft.schema.pieces import canonical
 from drone_ft.synthesis import quality
 from drone_ft.synthesis.quality import Said
 
+log = logging.getLogger(__name__)
 MOST_CALLS = 500  # of one function, listed for the model; of more a sample is taken
 ALL, UNCOVERED = "all", "uncovered"
 
@@ -162,15 +167,17 @@ def _fixed(leaves: dict[Path, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Task:
-    """One request under way: `place` is where its examples belong, `kind` who reads the answer."""
+    """One request under way: `place` is where its examples belong, `kind` who asks it and reads the answer.
+
+    `said` is the answer that did not do and what is wrong with it, where it is asked once more.
+    """
 
     kind: str
     place: int
-    request: Request
     function: Function
     template: CallTemplate | None = None
     call: Call | None = None
-    is_second: bool = False
+    said: tuple[str, str] | None = None
 
 
 def write(plan: Plan, ask: Asking) -> Writing:
@@ -178,11 +185,24 @@ def write(plan: Plan, ask: Asking) -> Writing:
     desk = _Desk(plan)
     tasks = _first(plan)
     while tasks:
-        heard = ask([task.request for task in tasks])
-        tasks = [
-            after for task, one in zip(tasks, heard, strict=True) for after in _READERS[task.kind](desk, task, one)
-        ]
+        heard = ask([_request_of(plan, task) for task in tasks])
+        tasks = [after for task, one in zip(tasks, heard, strict=True) for after in _read(desk, task, one)]
     return desk.writing()
+
+
+def _read(desk: _Desk, task: _Task, heard: Heard) -> list[_Task]:
+    """What follows from an answer: nothing where there is none, or where it is such that reading it fails."""
+    if heard.text is None:
+        desk.leave_out(task, "", heard.reason)
+        return []
+    try:
+        return list(_READERS[task.kind](desk, task, heard.text))
+    except Exception as error:  # models say what nobody thinks of; the others' answers are paid for, too
+        # Where, not what: the error's own words may repeat the answer.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("reading an answer (%s) failed: %s\n%s", task.kind, type(error).__name__, where)
+        desk.leave_out(task, "", "the answer could not be read; the details are in the log")
+        return []
 
 
 def _first(plan: Plan) -> list[_Task]:
@@ -192,18 +212,13 @@ def _first(plan: Plan) -> list[_Task]:
     for place, template in enumerate(plan.templates):
         function = functions[template.function]
         if template.blanks:
-            tasks.append(_Task("values", place, _values_request(plan, function, template), function, template))
+            tasks.append(_Task("values", place, function, template))
         elif plan.commands:
-            tasks.append(_commands_task(plan, place, function, template, template.fill({})))
+            tasks.append(_Task("commands", place, function, template, template.fill({})))
     if plan.impossible and plan.catalog.reject:
         for number, function in enumerate(functions.values()):
-            request = _impossible_request(plan, function)
-            tasks.append(_Task("impossible", len(plan.templates) + number, request, function))
+            tasks.append(_Task("impossible", len(plan.templates) + number, function))
     return tasks
-
-
-def _commands_task(plan: Plan, place: int, function: Function, template: CallTemplate, call: Call) -> _Task:
-    return _Task("commands", place, _commands_request(plan, function, call), function, template, call)
 
 
 class _Desk:
@@ -260,72 +275,52 @@ class _Desk:
         return f"it is nearly the same as “{near}”" if near else None
 
 
-def _read_values(desk: _Desk, task: _Task, heard: Heard) -> Iterator[_Task]:
+def _read_values(desk: _Desk, task: _Task, text: str) -> Iterator[_Task]:
     assert task.template is not None
-    if heard.text is None:
-        desk.leave_out(task, "", heard.reason)
-        return
-    call, wrong = read_values(desk.plan.catalog, task.template, heard.text)
+    call, wrong = read_values(desk.plan.catalog, task.template, text)
     if call is not None and desk.plan.commands:
-        yield _commands_task(desk.plan, task.place, task.function, task.template, call)
-    elif call is None and not task.is_second:
-        yield _again(task, heard.text, wrong)
+        yield _Task("commands", task.place, task.function, task.template, call)
+    elif call is None and not task.said:
+        yield dataclasses.replace(task, said=(text, wrong))
     elif call is None:
-        desk.leave_out(task, heard.text, f"no values that fit were found: {wrong}")
+        desk.leave_out(task, text, f"no values that fit were found: {wrong}")
 
 
-def _read_commands(desk: _Desk, task: _Task, heard: Heard) -> Iterator[_Task]:
+def _read_commands(desk: _Desk, task: _Task, text: str) -> Iterator[_Task]:
     assert task.template is not None and task.call is not None
     template, call = task.template, task.call
 
     def wrong(text: str) -> str | None:
         return quality.trouble(Said(text, call, task.function, tuple(template.blanks)))
 
-    yield from _read_texts(desk, task, heard, call, wrong)
+    yield from _read_texts(desk, task, text, call, wrong)
 
 
-def _read_impossible(desk: _Desk, task: _Task, heard: Heard) -> Iterator[_Task]:
+def _read_impossible(desk: _Desk, task: _Task, text: str) -> Iterator[_Task]:
     call = Call(desk.plan.catalog.reject or "", {})
     names = [function.name for function in desk.plan.catalog.functions]
 
     def wrong(text: str) -> str | None:
         return quality.trouble(Said(text, call, task.function)) or quality.technical_trouble(text, names)
 
-    yield from _read_texts(desk, task, heard, call, wrong)
+    yield from _read_texts(desk, task, text, call, wrong)
 
 
-def _read_texts(
-    desk: _Desk, task: _Task, heard: Heard, call: Call, wrong: Callable[[str], str | None]
-) -> Iterator[_Task]:
-    if heard.text is None:
-        desk.leave_out(task, "", heard.reason)
-        return
-    texts = read_texts(heard.text)
+def _read_texts(desk: _Desk, task: _Task, text: str, call: Call, wrong: Callable[[str], str | None]) -> Iterator[_Task]:
+    texts = read_texts(text)
     good = desk.take(task, texts, call, wrong)
     wanted = desk.plan.commands if task.kind == "commands" else desk.plan.impossible
-    reason = "the model refused" if quality.is_refusal(heard.text) else "the answer holds no list of requests"
-    if not good and not task.is_second:
-        faults = [wrong(text) for text in texts]
-        yield _again(task, heard.text, "; ".join(dict.fromkeys(f for f in faults if f)) if texts else reason)
+    reason = "the model refused" if quality.is_refusal(text) else "the answer holds no list of requests"
+    if not good and not task.said:
+        faults = "; ".join(dict.fromkeys(fault for fault in map(wrong, texts) if fault))
+        yield dataclasses.replace(task, said=(text, faults if texts else reason))
     elif not texts:
-        desk.leave_out(task, heard.text, reason)
+        desk.leave_out(task, text, reason)
     elif len(texts) < wanted:
         desk.leave_out(task, "", f"{wanted} were asked for, the model wrote {len(texts)}")
 
 
-def _again(task: _Task, answer: str, wrong: str) -> _Task:
-    """The same task once more, with the error in hand."""
-    subject = json.dumps(task.call.to_json(), ensure_ascii=False) if task.call else task.function.name
-    words = f"That does not do: {wrong or 'nothing of it can be used'}. Answer once more, for {subject}, without that."
-    if task.template and not task.call:
-        words += f" The call: {task.template.sentence()}."
-    said = [{"role": "assistant", "content": answer or "(nothing)"}, {"role": "user", "content": words}]
-    return dataclasses.replace(
-        task, request={**task.request, "messages": [*task.request["messages"], *said]}, is_second=True
-    )
-
-
-_READERS: dict[str, Callable[[_Desk, _Task, Heard], Iterator[_Task]]] = {
+_READERS: dict[str, Callable[[_Desk, _Task, str], Iterator[_Task]]] = {
     "values": _read_values,
     "commands": _read_commands,
     "impossible": _read_impossible,
@@ -333,6 +328,27 @@ _READERS: dict[str, Callable[[_Desk, _Task, Heard], Iterator[_Task]]] = {
 
 
 # ---------------------------------------------------------------- requests
+
+
+def _request_of(plan: Plan, task: _Task) -> Request:
+    """What a task asks of the model."""
+    if task.kind == "impossible":
+        request = _impossible_request(plan, task.function)
+    elif task.call:
+        request = _commands_request(plan, task.function, task.call)
+    else:
+        assert task.template is not None
+        request = _values_request(plan, task.function, task.template)
+    return {**request, "messages": [*request["messages"], *_again(task, *task.said)]} if task.said else request
+
+
+def _again(task: _Task, answer: str, wrong: str) -> list[dict[str, str]]:
+    """Asks for the same once more, with the error in hand."""
+    subject = json.dumps(task.call.to_json(), ensure_ascii=False) if task.call else task.function.name
+    words = f"That does not do: {wrong or 'nothing of it can be used'}. Answer once more, for {subject}, without that."
+    if task.template and not task.call:
+        words += f" The call: {task.template.sentence()}."
+    return [{"role": "assistant", "content": answer or "(nothing)"}, {"role": "user", "content": words}]
 
 
 def _values_request(plan: Plan, function: Function, template: CallTemplate) -> Request:
@@ -435,7 +451,7 @@ def read_texts(text: str) -> list[str]:
 
 def _json_in(text: str) -> Iterator[Any]:
     """Every JSON object and list in a text, the outer ones only."""
-    decoder, at = json.JSONDecoder(), 0
+    decoder, at = json.JSONDecoder(parse_float=_finite, parse_constant=_finite), 0
     while (start := re.compile(r"[{\[]").search(text, at)) is not None:
         try:
             data, at = decoder.raw_decode(text, start.start())
@@ -444,22 +460,29 @@ def _json_in(text: str) -> Iterator[Any]:
             at = start.end()
 
 
+def _finite(text: str) -> float:
+    """A number as JSON has it; no comparison holds NaN to its bounds, and no file takes it."""
+    if not math.isfinite(float(text)):
+        raise ValueError("not a number")
+    return float(text)
+
+
 # ---------------------------------------------------------------- before the start
 
 
-def estimate(plan: Plan, model: str, batch: bool = False, local: bool = False) -> Estimate:
-    """What the plan will take if every answer is good at once; nothing is asked."""
+def estimate(plan: Plan, model: str, batch: bool = False, where: str = OPENAI_URL) -> Estimate:
+    """What the plan will take if every answer is good at once; `where` as `asking.where` tells it. Nothing is asked."""
     tasks = _first(plan)
     functions = {function.name: function for function in plan.functions}
-    read = sum(_tokens(task.request) for task in tasks)
+    read = sum(_tokens(_request_of(plan, task)) for task in tasks)
     written = sum(_length(plan, task) for task in tasks)
     later = [template for template in plan.templates if template.blanks] if plan.commands else []
     for place, template in enumerate(later):
         # The call is not known yet; with its blanks described it is about as long.
         call = Call(template.function, {**template.fixed, "in words": template.sentence()})
-        task = _commands_task(plan, place, functions[template.function], template, call)
-        read, written = read + _tokens(task.request), written + _length(plan, task)
-    cost = prices.cost(model, input=read, output=written, batch=batch, local=local)
+        task = _Task("commands", place, functions[template.function], template, call)
+        read, written = read + _tokens(_request_of(plan, task)), written + _length(plan, task)
+    cost = prices.cost(model, input=read, output=written, batch=batch, where=where)
     return Estimate(len(tasks) + len(later), read, written, cost)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from num2words import num2words
 from rapidfuzz import fuzz
 
+from drone_ft import numbers
 from drone_ft.catalog import Call, Function
 from drone_ft.permutations import Path
-from drone_ft.synthesis import plain, spoken
+from drone_ft.synthesis import plain
 
 LONGEST = 500  # characters that anybody would say in one go
 NEAR = 93.0  # of 100: how alike two requests for one call may be
@@ -24,21 +23,6 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _POLITE = frozenset("please can could would you i want need to the a an my me for now just hey ok".split())  # noqa: SIM905
-# A number said in another unit than the call's: what the words must hold, and how many of the call's units it is.
-_UNITS: tuple[tuple[str, float], ...] = (
-    (r"\bmin(ute)?s?\b|\d ?min\b", 60),
-    (r"hours?\b|\bhrs?\b|\d ?h\b", 3600),
-    (r"hours?\b|\bhrs?\b|\d ?h\b", 60),
-    (r"\bdays?\b", 24),
-    (r"\bdays?\b", 86400),
-    (r"\bweeks?\b", 7),
-    (r"\byears?\b", 12),
-    (r"\d ?k\b|km\b|kg\b|kilo|thousand|\bgrand\b|litre|liter|\d ?l\b|\bseconds?\b|\d ?s\b", 1000),
-    (r"metre|meter|\d ?m\b|dollars?|euros?|pounds?|[$€£]|hundred", 100),
-    (r"million|\d ?m\b|mega", 1_000_000),
-    (r"%|per ?cent", 0.01),
-    (r"\bdozen", 12),
-)
 _MONTHS = "january february march april may june july august september october november december".split()  # noqa: SIM905
 
 
@@ -136,7 +120,7 @@ def _ungrounded(said: Said) -> str | None:
     for path, value in _single(said.call.arguments):
         name = " ".join(path)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and not says_number(said.words, value):
+        if number and not numbers.says(said.words, value):
             return f"the words never say {name} {value}"
         if isinstance(value, str) and value and path in said.open_paths and not says_text(said.words, value):
             return f"the words never say {name} “{value}”"
@@ -164,7 +148,7 @@ def _said_instead(said: Said, path: Path, value: str) -> str | None:
 CHECKS: tuple[Callable[[Said], str | None], ...] = (_bare, _technical, _parrots, _ungrounded)
 
 
-# ---------------------------------------------------------------- numbers and names in words
+# ---------------------------------------------------------------- values in words
 
 
 def leaves(arguments: dict[str, Any], path: Path = ()) -> dict[Path, Any]:
@@ -185,44 +169,6 @@ def _single(arguments: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
                 yield path, item
 
 
-LARGEST = 1e15  # beyond it nobody says a number otherwise than digit by digit
-
-
-def says_number(words: str, value: float) -> bool:
-    """Whether words say a number, its sign aside: as digits or in words, also in a larger unit."""
-    if abs(value) > LARGEST:
-        return str(abs(value)) in words
-    size, text = abs(value), fold(words)
-    numbers = [float(digits) for digits in re.findall(r"\d+(?:\.\d+)?", text)]
-    factors = [1.0, *(factor for unit, factor in _UNITS if re.search(unit, words.casefold()))]
-    if any(math.isclose(number * factor, size, rel_tol=1e-9) for number in numbers for factor in factors):
-        return True
-    if any(fold(way) in text for factor in factors for way in _in_words(size / factor)):
-        return True
-    idioms = [way for unit in ("s", "m") for way in _idioms(size, unit)]
-    return any(fold(way) in text for way in idioms) or (size == 1 and bool(re.search(r" (an?|single|once) ", text)))
-
-
-def _in_words(size: float) -> list[str]:
-    """A number as it is spelled out, "two and a half" among the ways."""
-    rounded = round(size, 6)
-    if rounded > 1e12 or not math.isclose(rounded, size, rel_tol=1e-9):
-        return []
-    if float(rounded).is_integer():
-        return spoken.number_words(int(rounded))
-    ways = [str(num2words(rounded))]
-    if rounded % 1 == 0.5:
-        whole = int(rounded)
-        return [*ways, "half"] if whole == 0 else [*ways, f"{num2words(whole)} and a half"]
-    return ways
-
-
-def _idioms(size: float, unit: str) -> list[str]:
-    if not float(size).is_integer() or not 1 <= size <= 86400:
-        return []
-    return spoken.measures(int(size), unit).get("idiom", [])
-
-
 def says_text(words: str, value: str) -> bool:
     """Whether words say a name or a text: letter by letter but for case, or nearly so; a date by day and month."""
     text, wanted = fold(words), fold(value)
@@ -241,14 +187,14 @@ def _says_moment(text: str, moment: re.Match[str]) -> bool:
     _, month, day, *_ = moment.groups()
     hour, minute = moment.group(4) or moment.group(6), moment.group(5) or moment.group(7)
     tokens = text.split()
-    numbers = {int(token) for token in tokens if token.isdigit()}
+    figures = {int(token) for token in tokens if token.isdigit()}
     good = True
     if day:
         spelled = _MONTHS[int(month) - 1] if 1 <= int(month) <= 12 else ""
         named = any(spelled.startswith(token) for token in tokens if len(token) > 2)
-        good = (int(day) in numbers or says_number(text, int(day))) and (named or int(month) in numbers)
+        good = (int(day) in figures or numbers.says(text, int(day))) and (named or int(month) in figures)
     if hour and good:
         twelve = int(hour) % 12 or 12
-        good = bool({int(hour), twelve} & numbers) or says_number(text, twelve)
-        good = good and (int(minute) == 0 or int(minute) in numbers or says_number(text, int(minute)))
+        good = bool({int(hour), twelve} & figures) or numbers.says(text, twelve)
+        good = good and (int(minute) == 0 or int(minute) in figures or numbers.says(text, int(minute)))
     return good

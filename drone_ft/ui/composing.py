@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import asking, endpoints, prices
+from drone_ft import asking, endpoints, ledger, pacing, pipeline, prices, work
 from drone_ft.catalog import Catalog
 from drone_ft.endpoints import Endpoint
 from drone_ft.synthesis import by_model
@@ -15,6 +15,7 @@ from drone_ft.ui import models, runs, session, words
 
 KIND = "compose"
 _OPEN = "composing.open"
+MOST_REASONS = 8  # told apart above the table
 WHICH = {by_model.ALL: "Every call", by_model.UNCOVERED: "Calls without any example yet"}
 _PROMPTS = {
     "values": ("Filling in values", "What the model is told when it chooses values for what a call leaves open."),
@@ -60,8 +61,8 @@ def settings(catalog: Catalog) -> None:
         at_once = st.number_input(
             "At once",
             1,
-            asking.MOST_AT_ONCE,
-            asking.AT_ONCE,
+            pacing.MOST_AT_ONCE,
+            pacing.AT_ONCE,
             key="composing.at_once",
             width=110,
             help="Requests on their way together, at most. Where the server asks for patience, they are fewer.",
@@ -134,14 +135,13 @@ def _estimate(endpoint: Endpoint, model: str, plan: by_model.Plan, batch: bool) 
     if not plan.templates:
         st.info("Every call has an example already. Choose “Every call” to write more.", icon=":material/info:")
         return
-    expected = by_model.estimate(plan, model, batch, endpoint.is_local)
+    expected = by_model.estimate(plan, model, batch, asking.where(endpoint))
+    tokens = expected.input_tokens + expected.output_tokens
     st.markdown(
         f":material/forum: About {words.count(len(plan.templates) * plan.commands, 'command')} for "
         f"{words.count(len(plan.templates), 'kind of call', 'kinds of call')}, "
         f"and {words.count(len(plan.functions) * plan.impossible, 'impossible request')}  \n"
-        f":material/send: About {words.count(expected.requests, 'request')}, "
-        f"{words.about(expected.input_tokens + expected.output_tokens)} tokens  \n"
-        f":material/payments: {words.first_up(prices.words(expected.cost, estimate=True))}"
+        f":material/payments: {words.first_up(prices.expected(expected.requests, tokens, expected.cost))}"
     )
 
 
@@ -163,18 +163,46 @@ def outcome() -> None:
     )
     if left:
         with st.expander(f"Left out: {left:,}, with the reason for each", icon=":material/rule:"):
-            st.dataframe(
-                [_ledger(one) for one in run.result.get("left_out", [])],
-                hide_index=True,
-                alt="What the model wrote or was asked for that is not among the examples, and why",
-                column_config={
-                    "Words": st.column_config.TextColumn(width=300),
-                    "Left out because": st.column_config.TextColumn(width=380),
-                },
-            )
+            _ledger(run, left)
 
 
-def _ledger(one: dict[str, Any]) -> dict[str, str]:
+# Written once, when the writing ends.
+_kept = st.cache_data(ledger.read, show_spinner=False, max_entries=4)
+
+
+def _ledger(run: work.Run, left: int) -> None:
+    """The reasons counted, the first entries, and all of them to download."""
+    first = run.result.get("left_out", [])
+    rows = _kept(session.store().folder / run.result.get("ledger", "")) or first
+    counted = ledger.reasons(rows)
+    said = [f"- **{times:,} ×** {words.escape(reason)}" for times, reason in counted[:MOST_REASONS]]
+    rarer = sum(times for times, _ in counted[MOST_REASONS:])
+    st.markdown("\n".join([*said, f"- **{rarer:,} ×** something else"] if rarer else said))
+    st.dataframe(
+        [_entry(row) for row in rows[: pipeline.MOST_LEFT_OUT]],
+        hide_index=True,
+        alt="What the model wrote or was asked for that is not among the examples, and why",
+        column_config={
+            "Words": st.column_config.TextColumn(width=300),
+            "Left out because": st.column_config.TextColumn(width=380),
+        },
+    )
+    if left > len(first):
+        where = "all of them are in the download" if len(rows) == left else "the file with all of them is gone"
+        st.caption(f"The first {len(first):,} of {left:,} are shown; {where}.")
+    st.download_button(
+        f"Download {words.count(len(rows), 'entry', 'entries')}",
+        lambda: ledger.to_csv(rows),
+        "left-out.csv",
+        "text/csv",
+        icon=":material/download:",
+        key="composing.ledger",
+        on_click="ignore",
+        help="As a table for a spreadsheet.",
+    )
+
+
+def _entry(one: dict[str, Any]) -> dict[str, str]:
     call = one.get("call") or {}
     return {
         "Function": words.title(str(call.get("name", ""))),

@@ -6,7 +6,7 @@ import urllib.parse
 
 import streamlit as st
 
-from drone_ft import endpoints, probing
+from drone_ft import abilities, endpoints, pipeline, probing
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import DroneFTError
 from drone_ft.probing import Probe
@@ -42,6 +42,12 @@ def _card(endpoint: Endpoint) -> None:
                     on_click=_remove,
                     args=(endpoint,),
                 )
+            trains = _may_tune(endpoint) and st.button(
+                "Find my trainings",
+                key=f"connections.trainings.{endpoint.name}",
+                icon=":material/history:",
+                help="Looks there for trainings that this app began, and takes back those it lost.",
+            )
             asked = st.button("Test", key=f"connections.test.{endpoint.name}", icon=":material/network_check:")
     elsewhere = endpoint.kind == "openai" and endpoint.base_url != endpoints.OPENAI_URL
     about = "The service that OPENAI_BASE_URL names, in place of OpenAI's own." if elsewhere else _ABOUT[endpoint.kind]
@@ -55,6 +61,54 @@ def _card(endpoint: Endpoint) -> None:
     if said:
         show = st.success if said.reachable and said.key_accepted is not False else st.warning
         show(words.escape(said.sentence), icon=":material/check_circle:" if show is st.success else ":material/error:")
+    if trains:
+        _find_trainings(endpoint)
+    _accepted(endpoint)
+
+
+def _may_tune(endpoint: Endpoint) -> bool:
+    """Whether a place may have trainings of ours: none that is known to take none, or that wants a key."""
+    said = session.probes().get(endpoint.name)
+    if endpoint.is_local or (said and said.can_tune is False and endpoint.kind == "custom"):
+        return False
+    return endpoint.kind == "custom" or session.key(endpoint) is not None
+
+
+def _find_trainings(endpoint: Endpoint) -> None:
+    """Look for our trainings there, and say how many there are."""
+    name = words.escape(words.first_up(endpoint.name))
+    with frame.boundary(), st.spinner("Looking …"):
+        known, new = pipeline.find_again(session.store(), endpoint.name, session.client(endpoint, timeout=10.0))
+        came = f"{words.count(new, 'was', 'were')} missing here and came back" if new else "none was missing here"
+        if known:
+            st.success(f"{name} knows {words.count(known, 'training')} of yours; {came}.", icon=":material/history:")
+        else:
+            st.info(f"{name} knows no training of yours.", icon=":material/history:")
+
+
+def _accepted(endpoint: Endpoint) -> None:
+    """What each model turned out to accept, and the button that has it learned anew."""
+    learned = session.store().learned(endpoint.base_url)
+    if not learned:
+        return
+    with st.expander("What its models turned out to accept", icon=":material/rule_settings:"):
+        for model, lessons in learned.items():
+            with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+                st.markdown(f"**{words.escape(model)}**  \n{words.escape(abilities.told(lessons))}", width="content")
+                st.button(
+                    "Forget",
+                    key=f"connections.unlearn.{endpoint.name}.{model}",
+                    icon=":material/delete:",
+                    on_click=_unlearn,
+                    args=(endpoint, model),
+                    help="For when the server was changed: it is found out anew with the next request.",
+                )
+
+
+@frame.action
+def _unlearn(endpoint: Endpoint, model: str) -> None:
+    session.store().forget(endpoint.base_url, model)
+    frame.notify(f"What {model} accepts is found out anew.")
 
 
 def probe(endpoint: Endpoint) -> Probe:

@@ -7,11 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import endpoints, evaluation, pipeline, prices
+from drone_ft import asking, endpoints, evaluation, pipeline, prices
 from drone_ft.catalog import Catalog
 from drone_ft.errors import DatasetError
 from drone_ft.evaluation import Report
-from drone_ft.ui import frame, models, reports, runs, session, words
+from drone_ft.fine_tuning import Job
+from drone_ft.ui import frame, models, preflight, reports, runs, session, words
+from drone_ft.ui.models import Choice
 
 _REPORT = "evaluating.report"
 TOKENS_PER_REQUEST, TOKENS_PER_CALL = 20, 40  # about; for an estimate
@@ -29,24 +31,16 @@ def empty() -> None:
             st.switch_page("pages/home.py")
 
 
-def settings(catalog: Catalog, first: bool) -> None:
+def settings(catalog: Catalog, jobs: list[Job], first: bool) -> None:
     """Base, tuned and the requests to ask, and the button that asks them; folded away under a report."""
-    tuned, bases, sets = models.tuned(), models.bases(), cases(catalog)
+    tuned, bases, sets = models.tuned(jobs), models.bases(jobs), cases(catalog)
     again, best = "Compare other models or requests", next(iter(sets), "")
     with st.container(border=True) if first else st.expander(again, icon=":material/refresh:"):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            models.start_from(
-                st.session_state.get("evaluating.tuned") or next(iter(tuned), None), bases, "evaluating.base"
-            )
-            st.selectbox(
-                "Base model",
-                bases,
-                format_func=models.name,
-                key="evaluating.base",
-                width=260,
-                help=models.identities(bases),
-            )
-            model = st.selectbox("Tuned model", list(tuned), format_func=models.name, key="evaluating.tuned", width=340)
+            shown = st.session_state.get("evaluating.tuned") or next(iter(tuned), None)
+            models.start_from(models.before(shown, bases, jobs), shown, "evaluating.base")
+            base = models.pick("Base model", bases, "evaluating.base", width=260, help=models.identities(bases))
+            model = models.pick("Tuned model", tuned, "evaluating.tuned", width=340)
             st.selectbox(
                 "Requests",
                 list(sets),
@@ -61,33 +55,45 @@ def settings(catalog: Catalog, first: bool) -> None:
                 "There are no requests for this catalog. Write examples first; some are kept aside for this.",
                 icon=":material/info:",
             )
-        st.caption("Both models are sent the same instructions, functions and requests." + _price(catalog, sets))
+        asked = {one: found[one] for one, found in ((base, bases), (model, tuned)) if one}
+        st.caption(
+            "Both models are sent the same instructions, functions and requests."
+            + _left_out(catalog, asked)
+            + _price(catalog, sets, asked)
+        )
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
         runs.start_button(
             "Ask both models", "evaluate", _chosen, "evaluating.start", _keys, disabled=not sets or not model, **look
         )
 
 
-def _price(catalog: Catalog, sets: dict[str, int]) -> str:
+def _left_out(catalog: Catalog, asked: dict[Choice, str]) -> str:
+    """What the services among the models' places are not sent, as they were not in training; "" for nothing."""
+    names = [one.endpoint for one in asked]
+    said = [preflight.left_out(place, catalog) for place in session.endpoints() if place.name in names]
+    return "".join(f"  \n{words.escape(sentence)}" for sentence in said if sentence)
+
+
+def _price(catalog: Catalog, sets: dict[str, int], asked: dict[Choice, str]) -> str:
     """What asking hosted models will cost, about, as a sentence; "" where all are on this computer."""
-    now = st.session_state
-    count = sets.get(now["evaluating.cases"] or "", 0)
+    count = sets.get(st.session_state["evaluating.cases"] or "", 0)
     sent = (prices.tokens(json.dumps(catalog.to_json())) + TOKENS_PER_REQUEST) * count
+    where = {place.name: asking.where(place) for place in session.endpoints()}
     hosted = [
-        (model, prices.cost(model, input=sent, output=TOKENS_PER_CALL * count))
-        for model in (now["evaluating.base"], now["evaluating.tuned"])
-        if model and models.place_of(model) != endpoints.LOCAL
+        (name, prices.cost(one.model, input=sent, output=TOKENS_PER_CALL * count, where=where.get(one.endpoint, "")))
+        for one, name in asked.items()
+        if one.endpoint != endpoints.LOCAL
     ]
-    said = [f"{prices.words(cost, estimate=True)} for {models.name(model)}" for model, cost in hosted]
+    said = [f"{prices.words(cost, estimate=True)} for {name}" for name, cost in hosted]
     return f"  \nWhat it costs: {words.escape(words.listed(said, 'and'))}." if said and count else ""
 
 
 def _chosen() -> dict[str, Any]:
     now = st.session_state
-    asked = [now["evaluating.base"], now["evaluating.tuned"]]
-    places = [models.place_of(model) for model in asked]
+    asked: list[Choice] = [now["evaluating.base"], now["evaluating.tuned"]]
+    places = [one.endpoint for one in asked]
     hosted = {"places": places} if set(places) != {endpoints.LOCAL} else {}
-    return {"models": asked, "cases": now["evaluating.cases"], **hosted}
+    return {"models": [one.model for one in asked], "cases": now["evaluating.cases"], **hosted}
 
 
 def _keys() -> dict[str, str]:
@@ -106,14 +112,14 @@ def cases(catalog: Catalog) -> dict[str, int]:
     return found | ({pipeline.TEST_SPLIT: own} if own else {})
 
 
-def choose(found: list[Report]) -> Report:
+def choose(found: list[Report], jobs: list[Job]) -> Report:
     """The report to show: the newest, or another one chosen."""
     if len(found) == 1:
         return found[0]
     by_id = {report.id: report for report in found}
     if st.session_state.get(_REPORT) not in by_id:
         st.session_state[_REPORT] = found[0].id
-    chosen = st.selectbox("Report", list(by_id), format_func=lambda id: reports.label(by_id[id]), key=_REPORT)
+    chosen = st.selectbox("Report", list(by_id), format_func=lambda id: reports.label(by_id[id], jobs), key=_REPORT)
     return by_id[chosen]
 
 
@@ -125,14 +131,14 @@ def go_to(report: Report) -> None:
     st.switch_page("pages/evaluate.py")
 
 
-def show(report: Report, catalog: Catalog) -> None:
+def show(report: Report, catalog: Catalog, jobs: list[Job]) -> None:
     """A whole report, the verdict first."""
-    reports.verdict(report)
+    reports.verdict(report, jobs)
     reports.figures(report)
-    reports.bars(report)
+    reports.bars(report, jobs)
     reports.mistakes(report)
     reports.more_examples(report, catalog)
-    reports.by_function(report)
+    reports.by_function(report, jobs)
     reports.every_answer(report)
     reports.download(report)
 

@@ -12,6 +12,7 @@ from drone_ft import dataset, permutations, pipeline, synthesis, work
 from drone_ft.catalog import default_catalog
 from drone_ft.dataset import Example
 from drone_ft.evaluation import Report
+from drone_ft.fine_tuning import Job
 from drone_ft.ui import evaluating, models, reports, runs, session, words
 
 DEMO: dict[str, Any] = {"epochs": None, "seed": 0}
@@ -28,10 +29,11 @@ class Stop:
     done: bool
 
 
-def way() -> list[Stop]:
+def way(jobs: list[Job]) -> list[Stop]:
     """The six steps from functions to a model one can talk to, as they stand; named as the pages are."""
     store = session.store()
-    catalog, examples, tuned = store.catalog(), store.examples(), models.tuned()
+    catalog, examples = store.catalog(), store.examples()
+    tuned = models.tuned(models.ours(jobs, catalog.name))
     calls = sum(permutations.count_catalog(catalog).values())
     covered = f"{words.big(calls)} {words.form(calls, 'kind')} of call"
     report, enough = newest_report(), pipeline.is_enough(pipeline.ready(examples))
@@ -73,11 +75,11 @@ def cards(stops: list[Stop]) -> None:
                 st.markdown(f"{mark} :small[{words.escape(words.first_up(stop.state))}]")
 
 
-def demo(stops: list[Stop]) -> None:
+def demo(stops: list[Stop], jobs: list[Job]) -> None:
     """The demo: an offer, its progress, why it stopped, or its verdict."""
     run = session.store().latest_run("demo")
     if run is None:
-        _offer("secondary" if stops[2].done else "primary")
+        _offer("secondary" if stops[2].done else "primary", jobs)
     elif run.is_under_way:
         runs.watch(run)
     elif run.status == "done":
@@ -117,14 +119,14 @@ def newest_report() -> Report | None:
     return next((report for report in session.store().reports(catalog) if len(report.models) > 1), None)
 
 
-def _offer(look: str) -> None:
+def _offer(look: str, jobs: list[Job]) -> None:
     with st.container(border=True):
         st.subheader("See it work first", anchor=False)
         st.markdown(
             "The demo teaches a small language model to control a drone. It lists every command, writes people's words "
             "for each, trains the model on them, and then compares it with the untrained model on unseen requests."
         )
-        time = models.training_time(_demo_examples(), dataset.auto_epochs(_demo_examples()))
+        time = models.training_time(_demo_examples(), dataset.auto_epochs(_demo_examples()), jobs)
         st.markdown(
             f":material/schedule: The training takes about {time}, the rest two or three minutes  \n"
             ":material/computer: The model is real and runs on this computer  \n"

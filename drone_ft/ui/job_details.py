@@ -14,8 +14,11 @@ def show(job: Job) -> None:
     runs.job_buttons(job)
     with st.expander("Its examples, cost and evaluations", icon=":material/receipt_long:"):
         st.markdown("  \n".join(_facts(job)))
+        kept = _kept(str(session.store().folder), job.id)
+        if not any(kept):
+            st.caption("What it was trained on is not known here: the training was found again at its service.")
         with st.container(horizontal=True):
-            for place, is_there in enumerate(_kept(str(session.store().folder), job.id)):
+            for place, is_there in enumerate(kept):
                 if is_there:
                     _download(job, place)
         _checkpoints(job)
@@ -23,7 +26,8 @@ def show(job: Job) -> None:
 
 def _facts(job: Job) -> list[str]:
     catalog = f" of the catalog {words.title(job.catalog)}" if job.catalog else ""
-    told = [f"Learnt from {words.count(job.examples, 'example')}{catalog}"]
+    count = words.count(job.examples, "example") if job.examples else "an unknown number of examples"
+    told = [f"Learnt from {count}{catalog}"]
     if job.trained_tokens:
         told.append(f"Tokens read in training: {words.big(job.trained_tokens)}")
     if job.endpoint != endpoints.LOCAL:
@@ -33,7 +37,8 @@ def _facts(job: Job) -> list[str]:
         told.append("Settings: " + ", ".join(f"{_setting(name)} {value}" for name, value in chosen.items()))
     used = [r for r in session.store().reports() if job.tuned_model and job.tuned_model in r.models]
     told += [f"Evaluated: {reports.label(report)}" for report in used] or ["Not evaluated yet"]
-    told.append(f"Its number at {job.endpoint}: {job.endpoint_job_id}")
+    if job.endpoint_job_id:
+        told.append(f"Its number at {job.endpoint}: {job.endpoint_job_id}")
     return [words.escape(fact) for fact in told]
 
 
@@ -67,10 +72,9 @@ _kept = st.cache_data(_kept_files, show_spinner=False, max_entries=100)
 
 def _checkpoints(job: Job) -> None:
     """The models kept on the way, each under a name of its own; asked for when somebody wants them."""
-    pressed = job.is_over and st.button(
-        "List the checkpoints", key=f"job_details.checkpoints.{job.id}", icon=":material/flag:"
-    )
-    if not pressed:
+    key = f"job_details.checkpoints.{job.id}"
+    is_known = job.is_over and job.endpoint_job_id  # what was never created left none
+    if not (is_known and st.button("List the checkpoints", key=key, icon=":material/flag:")):
         return
     with frame.boundary():
         found = fine_tuning.checkpoints(session.reach(job.endpoint), job)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import openai
 import streamlit as st
 
-from drone_ft import endpoints, fine_tuning, pipeline, probing
+from drone_ft import endpoints, pipeline, probing
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import EndpointError
+from drone_ft.fine_tuning import Job
 from drone_ft.ui import session, words
 
 # Stands for the local server's own model while the server sleeps and cannot tell its name.
@@ -22,65 +25,76 @@ PLAIN_NAMES = {DEFAULT: "SmolLM2 135M (this computer)"}
 SECONDS_PER_EXAMPLE_AND_EPOCH = 0.07
 
 
-def bases() -> list[str]:
-    """All base models: those the running server lists, or ITS_OWN until it runs."""
+@dataclass(frozen=True)
+class Choice:
+    """A model where it is: an endpoint's name, and the model's there, which another endpoint may use as well."""
+
+    endpoint: str
+    model: str
+
+
+def bases(jobs: Sequence[Job]) -> dict[Choice, str]:
+    """All base models with their names: this computer's, what `jobs` began with elsewhere, what tests found."""
+    trained = [Choice(job.endpoint, job.model) for job in jobs if job.endpoint != endpoints.LOCAL]
+    return {one: name(one) for one in (*_own(), *trained, *_tested())}
+
+
+def _own() -> list[Choice]:
+    """The base models that this computer's server lists, or ITS_OWN until it runs."""
     try:
         client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
         listed = [model.id for model in endpoints.translated(client.models.list).data]
     except EndpointError:
         listed = []
     here = [model for model in listed if not model.startswith("ft:")] or [ITS_OWN]
-    return list(dict.fromkeys([*here, *(job.model for job in jobs() if job.endpoint != endpoints.LOCAL), *_tested()]))
+    return [Choice(endpoints.LOCAL, model) for model in here]
 
 
-def _tested() -> list[str]:
+def _tested() -> list[Choice]:
     """Models of the endpoints that were tested in this tab."""
-    return [model for name, probe in session.probes().items() if name != endpoints.LOCAL for model in _untuned(probe)]
+    elsewhere = [(name, probe) for name, probe in session.probes().items() if name != endpoints.LOCAL]
+    return [Choice(name, model) for name, probe in elsewhere for model in _untuned(probe)]
 
 
 def _untuned(probe: probing.Probe | None) -> list[str]:
     return [model for model in probe.chat if not model.startswith("ft:")] if probe else []
 
 
-def place_of(model: str) -> str:
-    """The name of the endpoint where a model is."""
-    jobs_ = session.store().jobs()
-    for job in jobs_:
-        if model == job.tuned_model:
-            return job.endpoint
-    if identity(model) == identity(ITS_OWN):
-        return endpoints.LOCAL
-    for job in jobs_:
-        if job.endpoint != endpoints.LOCAL and model == job.model:
-            return job.endpoint
-    found = [n for n, probe in session.probes().items() if n != endpoints.LOCAL and model in probe.chat]
-    return found[0] if found else endpoints.LOCAL
+def endpoint(chosen: Choice) -> Endpoint:
+    """The endpoint where a model is; this computer's server is started if need be."""
+    here = chosen.endpoint == endpoints.LOCAL
+    return endpoints.local_endpoint() if here else session.endpoint(chosen.endpoint)
 
 
-def client(model: str) -> openai.OpenAI:
-    """A client of the endpoint where a model is; this computer's server is started if need be."""
-    place = place_of(model)
-    return session.client(endpoints.local_endpoint() if place == endpoints.LOCAL else session.endpoint(place))
-
-
-def environment(*asked: str) -> dict[str, str]:
+def environment(*asked: Choice) -> dict[str, str]:
     """The keys that a process of ours needs to ask these models."""
-    return session.environment_of(*(place_of(model) for model in asked))
+    return session.environment_of(*(one.endpoint for one in asked))
 
 
-def before(tuned: str | None, bases: list[str]) -> str | None:
+def before(tuned: Choice | None, bases: Iterable[Choice], jobs: Sequence[Job]) -> Choice | None:
     """The one of `bases` that a tuned model was made from; None where it is not among them."""
-    made_from = next((job.model for job in jobs() if tuned and job.tuned_model == tuned), None)
-    return next((base for base in bases if identity(base) == made_from), None)
+    made = (job for job in jobs if tuned and (job.endpoint, job.tuned_model) == (tuned.endpoint, tuned.model))
+    return next((base for job in made for base in bases if _same(base, Choice(job.endpoint, job.model))), None)
 
 
-def start_from(tuned: str | None, bases: list[str], key: str) -> None:
-    """Have a choice of base models begin with what the chosen tuned model was made from, whenever that one changes."""
+def _same(one: Choice, other: Choice) -> bool:
+    return (one.endpoint, identity(one.model)) == (other.endpoint, identity(other.model))
+
+
+def start_from(base: Choice | None, tuned: Choice | None, key: str) -> None:
+    """Have a choice of base models begin with `base`, which the chosen tuned model was made from, when that changes."""
     seen = f"{key}.for"
-    base = before(tuned, bases)
     if base is not None and (st.session_state.get(seen) != tuned or key not in st.session_state):
         st.session_state[key] = base
     st.session_state[seen] = tuned
+
+
+def pick(label: str, found: dict[Choice, str], key: str, **look: Any) -> Choice | None:
+    """A field to choose one of some models, shown under their names."""
+    chosen: Choice | None = st.selectbox(
+        label, list(found), format_func=lambda one: found.get(one, one.model), key=key, **look
+    )
+    return chosen
 
 
 def where(key: str, **look: Any) -> Endpoint:
@@ -118,11 +132,10 @@ def is_locked(endpoint: Endpoint) -> bool:
 def choice(endpoint: Endpoint, key: str) -> str:
     """A field to choose one of an endpoint's models, or to type its name; "" until there is one."""
     if endpoint.is_local:
-        found = [model for model in bases() if place_of(model) == endpoints.LOCAL]
-        about = (
-            f"{identities(found)} To use another one, start the app with DRONE_FT_MODEL set to its folder or hub id."
-        )
-        return str(st.selectbox("Model", found, format_func=name, key=f"{key}.local", width=300, help=about))
+        own = {one: name(one) for one in _own()}
+        about = f"{identities(own)} To use another one, start the app with DRONE_FT_MODEL set to its folder or hub id."
+        picked = pick("Model", own, f"{key}.local", width=300, help=about)
+        return picked.model if picked else ITS_OWN
     if endpoint.name not in session.probes() and (session.key(endpoint) or endpoint.kind == "custom"):
         with st.spinner(f"Asking {words.escape(endpoint.name)} for its models …"):
             session.probes()[endpoint.name] = probing.probe(endpoint, session.key(endpoint))
@@ -142,29 +155,39 @@ def choice(endpoint: Endpoint, key: str) -> str:
     return str(chosen or "")
 
 
-def jobs() -> list[fine_tuning.Job]:
-    """Trainings for the loaded catalog, and those that name none; the newest first."""
-    return session.store().jobs(session.store().catalog().name)
+def ours(jobs: Iterable[Job], catalog: str) -> list[Job]:
+    """The trainings for a catalog, and those that name none, in their order."""
+    return [job for job in jobs if job.catalog in ("", catalog)]
 
 
-def tuned() -> dict[str, str]:
-    """Tuned models, the newest first, each with its name: drone-demo, 23 Nov 14:05."""
-    done = [job for job in jobs() if job.status == "succeeded" and job.tuned_model]
-    return {
-        str(job.tuned_model): f"{job.suffix or 'tuned'}, {moment(job.finished or job.created)}"
-        + ("" if job.endpoint == endpoints.LOCAL else f" ({job.endpoint})")
-        for job in done
-    }
+def tuned(jobs: Iterable[Job]) -> dict[Choice, str]:
+    """Tuned models in the order of their trainings, each with its name: drone-demo, 23 Nov 14:05."""
+    done = [job for job in jobs if job.status == "succeeded" and job.tuned_model]
+    names = {Choice(job.endpoint, str(job.tuned_model)): _trained(job) for job in done}
+    often = Counter(names.values())
+    # two that were done in the same minute are told apart by the ends of their ids
+    return {one: name if often[name] == 1 else f"{name}, {one.model.rsplit(':', 1)[-1]}" for one, name in names.items()}
 
 
-def name(model: str) -> str:
-    """A model's name for people, wherever it comes from; the same one whether the server runs or sleeps."""
-    model = identity(model)
-    parts = model.split(":")
+def _trained(job: Job) -> str:
+    place = "" if job.endpoint == endpoints.LOCAL else f" ({job.endpoint})"
+    return f"{job.suffix or 'tuned'}, {moment(job.finished or job.created)}{place}"
+
+
+def name(one: Choice, jobs: Iterable[Job] = ()) -> str:
+    """A model's name for people, the same one whether its server runs or sleeps; a tuned one's is in its training.
+
+    An empty endpoint is one that nobody wrote down.
+    """
+    for known, title in tuned(jobs).items():
+        if known.model == one.model and one.endpoint in ("", known.endpoint):
+            return title
+    model = identity(one.model)
+    parts, here = model.split(":"), one.endpoint in ("", endpoints.LOCAL)
     if len(parts) > 4:
-        return tuned().get(model) or f"{parts[3] or 'tuned'} ({parts[-1]})"
-    place = place_of(model)
-    return PLAIN_NAMES.get(model, model) if place == endpoints.LOCAL else f"{model} ({place})"
+        title, end = parts[3] or "tuned", parts[-1]
+        return f"{title} ({end})" if here else f"{title}, {end} ({one.endpoint})"
+    return PLAIN_NAMES.get(model, model) if here else f"{model} ({one.endpoint})"
 
 
 def identity(model: str) -> str:
@@ -175,9 +198,10 @@ def identity(model: str) -> str:
     return chosen.lower().removesuffix(".gguf") or DEFAULT
 
 
-def identities(found: list[str]) -> str:
+def identities(found: Iterable[Choice]) -> str:
     """A hint beside a choice of models: their ids."""
-    return f"For an OpenAI client: {words.listed([identity(model) for model in found], 'and')}."
+    ids = dict.fromkeys(identity(one.model) for one in found)
+    return f"For an OpenAI client: {words.listed(list(ids), 'and')}."
 
 
 def first_step(key: str, **look: Any) -> None:
@@ -195,14 +219,14 @@ def moment(seconds: float) -> str:
     return f"{then.tm_mday} {time.strftime('%b %H:%M', then)}"
 
 
-def training_time(examples: int, epochs: int) -> str:
-    """How long a training will take, from the last one on this computer or from our own measurement."""
-    return words.duration(examples * epochs * _pace())
+def training_time(examples: int, epochs: int, jobs: Iterable[Job]) -> str:
+    """How long a training will take, from the newest on this computer among `jobs`, or from our own measurement."""
+    return words.duration(examples * epochs * _pace(jobs))
 
 
-def _pace() -> float:
-    """Seconds an example and epoch took in the newest finished training."""
-    for job in session.store().jobs():
+def _pace(jobs: Iterable[Job]) -> float:
+    """Seconds an example and epoch took in the first finished training."""
+    for job in jobs:
         here = job.endpoint == endpoints.LOCAL and job.status == "succeeded"
         if here and job.finished and job.examples and isinstance(job.epochs, int):
             return max(0.001, (job.finished - job.created) / (job.examples * job.epochs))
@@ -217,9 +241,10 @@ STATUS = {
     "queued": "Waiting its turn",
     "validating_files": "Checking the data",
     "paused": "Paused",
+    "creating": "Being created",
 }
 
 
-def status(job: fine_tuning.Job) -> str:
+def status(job: Job) -> str:
     """A job's state in words; an unknown word of the endpoint is shown as it is."""
     return STATUS.get(job.status, words.title(job.status))

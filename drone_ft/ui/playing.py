@@ -13,7 +13,9 @@ from drone_ft.catalog import Catalog, problems
 from drone_ft.dataset import Example
 from drone_ft.errors import DroneFTError
 from drone_ft.evaluation import Answer
+from drone_ft.fine_tuning import Job
 from drone_ft.ui import examples, frame, models, session, words
+from drone_ft.ui.models import Choice
 
 _ASKED = "playing.asked"
 _TEXT = "playing.text"
@@ -91,37 +93,46 @@ def _take() -> None:
         st.session_state["playing.now"] = True
 
 
-def answers(catalog: Catalog, prompt: str | None) -> None:
+def answers(catalog: Catalog, jobs: list[Job], prompt: str | None) -> None:
     """The models beside each other, each with its answer to the last request; asks them when there is one."""
-    tuned = models.tuned()
+    tuned, bases = models.tuned(jobs), models.bases(jobs)
     slot = st.container()
     left, right = st.columns(2)
-    bases = models.bases()
-    models.start_from(st.session_state.get("playing.tuned") or next(iter(tuned), None), bases, "playing.base")
-    asked = [left.selectbox("Base model", bases, format_func=models.name, key="playing.base")]
+    shown = st.session_state.get("playing.tuned") or next(iter(tuned), None)
+    models.start_from(models.before(shown, bases, jobs), shown, "playing.base")
+    with left:
+        picked = [models.pick("Base model", bases, "playing.base")]
     if tuned:
-        asked.append(right.selectbox("Tuned model", list(tuned), format_func=models.name, key="playing.tuned"))
+        with right:
+            picked.append(models.pick("Tuned model", tuned, "playing.tuned"))
+    asked = [one for one in picked if one]
     below = st.empty()
     boxes = [place.empty() for place, _ in zip((left, right), asked, strict=False)]
     if prompt:
         for box in boxes:
             box.caption("Its answer appears here.")  # or the last one would stay until this one comes
         with slot, st.spinner("Asking. A model that was not asked for a while takes some seconds longer …"):
-            clients = [models.client(model) for model in asked]
-            asked = [model or pipeline.base_model(client) for model, client in zip(asked, clients, strict=True)]
-            pairs = zip(asked, clients, strict=True)
-            st.session_state[_ASKED] = {model: _ask(client, model, catalog, prompt) for model, client in pairs}
-    last: dict[str, Answer] = st.session_state.get(_ASKED, {})
-    for box, model, role in zip(boxes, asked, ("base", "tuned"), strict=False):
+            places = [models.endpoint(one) for one in asked]
+            clients = [session.client(place) for place in places]
+            asked = [
+                Choice(one.endpoint, one.model or pipeline.base_model(client))
+                for one, client in zip(asked, clients, strict=True)
+            ]
+            st.session_state[_ASKED] = {
+                one: _ask(client, one.model, pipeline.sent(catalog, place), prompt)
+                for one, place, client in zip(asked, places, clients, strict=True)
+            }
+    last: dict[Choice, Answer] = st.session_state.get(_ASKED, {})
+    for box, one, role in zip(boxes, asked, ("base", "tuned"), strict=False):
         with box.container(border=True, height="stretch"):
-            if model in last:
-                _answer(catalog, last[model], role)
+            if one in last:
+                _answer(catalog, last[one], role)
             else:
                 st.caption("Its answer appears here.")
-    given = [last[model] for model in asked if model in last]
-    if given:
+    said = [last[one] for one in asked if one in last]
+    if said:
         with below.container():
-            _afterwards(catalog, given)
+            _afterwards(catalog, said)
 
 
 def _afterwards(catalog: Catalog, given: list[Answer]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import checks, pipeline, prices
+from drone_ft import asking, checks, pipeline, prices
 from drone_ft.catalog import Catalog
 from drone_ft.checks import Finding
 from drone_ft.dataset import Example
@@ -20,6 +20,7 @@ _CHECKED = "preflight.checked"
 _FIXES = "preflight.fixes"
 _MARKS = {"error": ":red[:material/error:]", "warning": ":orange[:material/warning:]", "note": ":gray[:material/info:]"}
 MOST_LISTED = 8  # findings of one kind on the page
+MOST_NAMED = 4  # functions in a sentence
 
 
 def fixes() -> list[str]:
@@ -29,13 +30,29 @@ def fixes() -> list[str]:
 
 def costs(endpoint: Endpoint, model: str, ready: Sequence[Example], epochs: int) -> str:
     """How many tokens are trained on and what that costs, as a line of text; an estimate."""
-    counted = _counted(_digest(ready), ready, session.store().catalog(), epochs)
-    price = prices.cost(model, training=counted.trained, local=endpoint.is_local)
+    counted = _counted(_digest(ready), ready, session.store().catalog(), pipeline.target(endpoint), epochs)
+    price = prices.cost(model, training=counted.trained, where=asking.where(endpoint))
     return f"{words.first_up(words.about(counted.trained))} tokens to train on, {prices.words(price, estimate=True)}"
 
 
+def left_out(endpoint: Endpoint, catalog: Catalog) -> str:
+    """What an endpoint is not sent of the functions, as a sentence; "" where it is sent all of them."""
+    pairs = zip(catalog.functions, pipeline.sent(catalog, endpoint).functions, strict=True)
+    names = [words.title(function.name) for function, sent in pairs if function != sent]
+    if not names:
+        return ""
+    where = words.listed(names, "and") if len(names) <= MOST_NAMED else words.count(len(names), "function")
+    return (
+        f"{endpoint.name} takes no rules such as “this value only with that one”: they are left out of {where}, "
+        "in training and when its models are asked."
+    )
+
+
 def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
-    """A button that checks the examples for where they go, and what it found."""
+    """What is changed for where the examples go, a button that checks them for it, and what it found."""
+    changed = left_out(endpoint, session.store().catalog())
+    if changed:
+        st.caption(f"{words.escape(changed)} The examples still show when to use what.")
     digest = f"{_digest(ready)} {pipeline.target(endpoint)}"
     if st.button("Check the examples first", icon=":material/fact_check:", key="preflight.check"):
         st.session_state[_CHECKED] = digest
@@ -48,13 +65,19 @@ def panel(endpoint: Endpoint, ready: Sequence[Example]) -> None:
     with st.container(border=True):
         st.markdown(f"**{words.escape(checks.summary(found))}**")
         for rule in dict.fromkeys(finding.rule for finding in found):
-            _rule([finding for finding in found if finding.rule == rule])
+            _rule([finding for finding in found if finding.rule == rule], endpoint)
         if fixes():
-            st.caption(f"Put right before the upload: {words.listed([name.lower() for name in fixes()], 'and')}.")
+            done = words.listed([_label(name, endpoint) for name in fixes()], "and")
+            st.caption(f"Put right before the upload: {words.escape(done[:1].lower() + done[1:])}.")
             st.button("Undo these changes", icon=":material/undo:", key="preflight.undo", on_click=_undo)
 
 
-def _rule(found: list[Finding]) -> None:
+def _label(fix: str, endpoint: Endpoint) -> str:
+    """A fix as its button says it; a run's settings keep the name it has in `checks.FIXES`."""
+    return fix.replace("the target", endpoint.name)
+
+
+def _rule(found: list[Finding], endpoint: Endpoint) -> None:
     """The findings of one rule, the button that puts them right, and the list of them."""
     first = found[0]
     more = f" And {len(found) - 1:,} more like it." if len(found) > 1 else ""
@@ -68,7 +91,7 @@ def _rule(found: list[Finding]) -> None:
     with st.container(horizontal=True):
         if first.fix:
             st.button(
-                first.fix,
+                words.escape(_label(first.fix, endpoint)),
                 key=f"preflight.fix.{first.rule}",
                 icon=":material/build:",
                 on_click=_fix,
@@ -98,8 +121,8 @@ def _find(digest: str, _ready: Sequence[Example], _catalog: Catalog, target: str
     return checks.check(train, test or None, target, _catalog)
 
 
-def _count(digest: str, _ready: Sequence[Example], _catalog: Catalog, epochs: int) -> Any:
-    return checks.tokens(pipeline.training_files(_ready, _catalog)[0], epochs)
+def _count(digest: str, _ready: Sequence[Example], _catalog: Catalog, target: str, epochs: int) -> Any:
+    return checks.tokens(pipeline.training_files(_ready, _catalog, target)[0], epochs)
 
 
 _found = st.cache_data(_find, show_spinner=False, max_entries=8)

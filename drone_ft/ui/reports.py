@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
-from drone_ft import charts, evaluation, pipeline
+from drone_ft import charts, endpoints, evaluation, pipeline
 from drone_ft.catalog import Call, Catalog
 from drone_ft.evaluation import Answer, Outcome, Report
-from drone_ft.ui import examples, models, words
+from drone_ft.fine_tuning import Job
+from drone_ft.ui import examples, models, session, words
 
 _CHART = {"displayModeBar": False}
 TITLES = {
@@ -49,14 +51,14 @@ RESULTS = {
 TOGETHER = {TUNED_WRONG: (RESULTS[False, False], RESULTS[True, False])}
 
 
-def verdict(report: Report) -> None:
+def verdict(report: Report, jobs: Sequence[Job] = ()) -> None:
     """One sentence: is the tuned model better, and how sure is that."""
     base, tuned = pair(report)
     if base == tuned:
         right, rejected = report.possible(base), report.impossible(base)
         st.info(
-            f"{words.escape(models.name(base))} was asked alone: {right[0]} of {right[1]} possible requests exactly "
-            f"right, {rejected[0]} of {rejected[1]} impossible ones rejected. Ask two models to compare them.",
+            f"{words.escape(named(report, base, jobs))} was asked alone: {right[0]} of {right[1]} possible requests "
+            f"exactly right, {rejected[0]} of {rejected[1]} impossible ones rejected. Ask two models to compare them.",
             icon=":material/balance:",
         )
         return
@@ -73,9 +75,24 @@ def verdict(report: Report) -> None:
     chance = f" Exact McNemar test: p = {found.p:.2g}." if found.p is not None else ""
     st.caption(
         f"Both were asked the same {words.count(len(report.cases), 'request')}"
-        f"{f', {ASKED[report.name]}' if report.name in ASKED else ''}. Neither model was trained on any of them.",
+        f"{f', {ASKED[report.name]}' if report.name in ASKED else ''}. Neither model was trained on any of them."
+        f"{words.escape(_asked_at(report))}",
         help=f"Only the tuned model was right {found.better:,} times, only the base {found.worse:,} times.{chance}",
     )
+
+
+def _asked_at(report: Report) -> str:
+    """Where the models were asked, as a sentence; "" where all are on this computer, or nobody wrote it down."""
+    base, tuned = ("on this computer" if at == endpoints.LOCAL else f"at {at}" for at in _places(report))
+    if not all(_places(report)) or set(_places(report)) == {endpoints.LOCAL}:
+        return ""
+    if base == tuned:
+        return f" Both were asked {base}."
+    return f" The base model was asked {base}, the tuned one {tuned}."
+
+
+def _places(report: Report) -> list[str]:
+    return [report.endpoints.get(model, "") for model in pair(report)]
 
 
 def figures(report: Report) -> None:
@@ -122,15 +139,16 @@ def figures(report: Report) -> None:
         )
 
 
-def bars(report: Report) -> None:
+def bars(report: Report, jobs: Sequence[Job] = ()) -> None:
     """How each request was answered, base and tuned one above the other."""
     base, tuned = pair(report)
     st.subheader("How the requests were answered", anchor=False)
     st.plotly_chart(
-        charts.outcome_bars(report, models.name),
+        charts.outcome_bars(report, lambda model: named(report, model, jobs)),
         key=f"reports.bars.{report.id}",
         config=_CHART,
-        alt=f"Of {len(report.cases)} requests, {report.outcomes(base)[Outcome.CORRECT]} correct by {models.name(base)}"
+        alt=f"Of {len(report.cases)} requests, {report.outcomes(base)[Outcome.CORRECT]} correct by "
+        + named(report, base, jobs)
         + (f" and {report.outcomes(tuned)[Outcome.CORRECT]} by the tuned model" if base != tuned else ""),
     )
 
@@ -176,12 +194,12 @@ def _weakness(report: Report, model: str) -> str:
     return f"It is weakest at {words.escape(title)}, with {right} of {of} right."
 
 
-def by_function(report: Report) -> None:
+def by_function(report: Report, jobs: Sequence[Job] = ()) -> None:
     """How often each function was called exactly right."""
     st.subheader("Each function", anchor=False)
     st.caption("How often the right call was made, with the right values; the weakest first.")
     st.plotly_chart(
-        charts.accuracy_by_function(report, words.title, models.name),
+        charts.accuracy_by_function(report, words.title, lambda model: named(report, model, jobs)),
         key=f"reports.functions.{report.id}",
         config=_CHART,
         alt="Share of requests answered exactly right, per function and model",
@@ -291,11 +309,17 @@ def pair(report: Report) -> tuple[str, str]:
     return report.models[0], report.models[-1]
 
 
-def label(report: Report) -> str:
-    """A report in a list: what was compared, when."""
+def named(report: Report, model: str, jobs: Sequence[Job] = ()) -> str:
+    """The name for people of one of a report's models; a tuned one's is in its training, if that is among `jobs`."""
+    return models.name(models.Choice(report.endpoints.get(model, ""), report.called(model)), jobs)
+
+
+def label(report: Report, jobs: Sequence[Job] | None = None) -> str:
+    """A report in a list: what was compared, when; without `jobs` they are read."""
+    jobs = session.store().jobs() if jobs is None else jobs
     base, tuned = pair(report)
-    against = "alone" if base == tuned else f"against {models.name(base)}"
-    return f"{models.name(tuned)} {against}, asked {models.moment(report.created)}"
+    against = "alone" if base == tuned else f"against {named(report, base, jobs)}"
+    return f"{named(report, tuned, jobs)} {against}, asked {models.moment(report.created)}"
 
 
 def requests_title(name: str) -> str:

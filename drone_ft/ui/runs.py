@@ -38,7 +38,7 @@ _PLACES = {
 }
 
 
-OPEN = ("validating_files", "queued", "running")  # states in which a job can be paused
+OPEN = ("validating_files", "pending", "queued", "running")  # states in which a job can be paused
 _SAID = {"Pause": "The training is paused.", "Go on": "The training goes on.", "Cancel": "The training is cancelled."}
 Environment = Callable[[], dict[str, str]]
 Act = Callable[[openai.OpenAI, fine_tuning.Job], fine_tuning.Job]

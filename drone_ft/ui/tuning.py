@@ -8,12 +8,13 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import dataset, endpoints, fine_tuning, pipeline, work
+from drone_ft import checks, dataset, endpoints, fine_tuning, pipeline, work
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import DroneFTError
 from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, job_details, models, preflight, runs, session, words
+from drone_ft.ui.models import Choice
 
 MOST_EPOCHS = 20
 HOSTED_EPOCHS = 3  # what OpenAI takes for a hundred examples; large models need fewer readings, and each is paid for
@@ -33,7 +34,7 @@ def empty(ready: list[Example]) -> None:
     )
     drafts = any(example.status == "draft" for example in session.store().examples())
     box = frame.empty(
-        f"**Too few examples to learn from**  \n{said}; training needs at least {pipeline.LEAST_EXAMPLES}. "
+        f"**Too few examples to learn from**  \n{said}; training needs at least {checks.LEAST_EXAMPLES}. "
         f"Write {'more, or approve drafts' if drafts else 'more' if ready else 'some first'}.",
         ":material/model_training:",
     )
@@ -42,7 +43,7 @@ def empty(ready: list[Example]) -> None:
             st.switch_page("pages/examples.py")
 
 
-def settings(ready: list[Example], first: bool) -> None:
+def settings(ready: list[Example], jobs: list[Job], first: bool) -> None:
     """Where, which model, epochs and name, what it will take, and the button that starts."""
     learning = _learning(ready)
     with st.container(border=True):
@@ -71,8 +72,8 @@ def settings(ready: list[Example], first: bool) -> None:
             )
         _more()
         st.markdown(
-            f":material/forum: {words.count(learning, 'example')} to learn, "
-            f"{len(ready) - learning:,} kept aside for testing  \n{_price(endpoint, model, ready, max(1, int(epochs)))}"
+            f":material/forum: {words.count(learning, 'example')} to learn, {len(ready) - learning:,} kept aside for "
+            f"testing  \n{_price(endpoint, model, ready, max(1, int(epochs)), jobs)}"
         )
         if not endpoint.is_local:
             preflight.panel(endpoint, ready)
@@ -127,10 +128,10 @@ def _more() -> None:
         )
 
 
-def _price(endpoint: Endpoint, model: str, ready: list[Example], epochs: int) -> str:
+def _price(endpoint: Endpoint, model: str, ready: list[Example], epochs: int, jobs: list[Job]) -> str:
     """How long or how dear the training will be, and where the examples go."""
     if endpoint.is_local:
-        time = models.training_time(_learning(ready), epochs)
+        time = models.training_time(_learning(ready), epochs, jobs)
         return (
             f":material/schedule: About {time} on this computer  \n"
             ":material/lock: Nothing leaves this computer, and nothing is paid for"
@@ -175,7 +176,7 @@ def _chosen(endpoint: Endpoint, model: str) -> dict[str, Any]:
     return chosen | {"endpoint": endpoint.name, "fixes": preflight.fixes()}
 
 
-def outcome() -> bool:
+def outcome(jobs: list[Job]) -> bool:
     """How the newest training ended: a way on, or why it stopped. Whether the page shows what to do next."""
     last = runs.latest("tune")
     if last is None:
@@ -186,9 +187,11 @@ def outcome() -> bool:
     if last.status == "failed":
         _failed(last)
         return True
-    if last.status == "done" and last.result.get("model") in models.tuned():
+    tuned = models.tuned(jobs)
+    made = Choice(last.settings.get("endpoint", endpoints.LOCAL), last.result.get("model") or "")
+    if last.status == "done" and made in tuned:
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            name = words.escape(models.name(last.result.get("model", "")))
+            name = words.escape(tuned[made])
             st.markdown(f":green[:material/check_circle:] **{name}** is trained and ready.", width="content")
             if st.button("Compare it with the base", type="primary", icon=":material/balance:", key="tuning.compare"):
                 st.switch_page("pages/evaluate.py")
@@ -220,11 +223,11 @@ def catch_up() -> None:
         st.session_state[runs.CAUGHT_UP] = time.monotonic()
 
 
-def past(watched: work.Run | None) -> None:
+def past(watched: work.Run | None, everything: list[Job]) -> None:
     """All jobs but the watched one as a table; the curve of the ticked one, or of the newest that made a model."""
     shown = watched.result.get("job_id") if watched else None
-    jobs = [job for job in models.jobs() if job.id != shown]
-    others = len(session.store().jobs()) - len(models.jobs())
+    ours = models.ours(everything, session.store().catalog().name)
+    jobs, others = [job for job in ours if job.id != shown], len(everything) - len(ours)
     elsewhere = f"{words.count(others, 'training')} of other catalogs {words.form(others, 'is', 'are')} not shown here."
     if not jobs:
         if others:
@@ -257,7 +260,8 @@ def past(watched: work.Run | None) -> None:
     whole = session.store().job(job.id)
     points = fine_tuning.loss_curve(whole.events if whole else [])
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        title = models.name(job.tuned_model) if job.tuned_model else job.suffix or job.id
+        made = Choice(job.endpoint, job.tuned_model or "")
+        title = models.name(made, jobs) if job.tuned_model else job.suffix or job.id
         st.markdown(f"**{words.escape(title)}**", width="content")
         if job.tuned_model and job.endpoint == endpoints.LOCAL:
             runs.start_button(
@@ -330,7 +334,7 @@ def _row(job: Job, somewhere_else: bool) -> dict[str, Any]:
         "Name": job.suffix or job.id,
         "State": models.status(job),
         **({"Where": words.first_up(job.endpoint)} if somewhere_else else {}),
-        "Base model": models.name(job.model),
+        "Base model": models.name(Choice(job.endpoint, job.model)),
         "Epochs": str(job.epochs),
         "Error left": job.last_loss,
         "Started": models.moment(job.created),

@@ -140,7 +140,7 @@ def test_from_a_key_to_a_verdict(browser: Any, workspace: Path, server: Server) 
         tab.get_by_text("Have a model write examples").click()
         choose_place(tab, "gpt-4.1-mini")
         see(tab, "About 112 commands for 56 kinds of call, and 42 impossible requests")
-        see(tab, re.compile(r"About \$0\.\d\d"))
+        see(tab, re.compile(r"about \$0\.\d\d"))
         press(tab, "Write with this model")
         see(tab, "gpt-4.1-mini wrote 154 examples", WORK)
 

@@ -8,8 +8,14 @@ import pytest
 import seed
 from seen import labels, primary, said
 
+from drone_ft import checks, endpoints, pipeline
+from drone_ft.catalog import default_catalog
+from drone_ft.endpoints import Endpoint
 from drone_ft.ui import models
+from drone_ft.ui.models import Choice
+from tests.scripted import Script, running
 
+OWN = Choice(endpoints.LOCAL, models.ITS_OWN)
 CLOSED = "Fine-tuning is closed to this organisation (no longer available). It ends on 6 January 2027."
 
 
@@ -60,24 +66,47 @@ def test_it_is_started_as_chosen_and_the_key_goes_apart(at, started, environment
     assert environments == [{"OPENAI_API_KEY": seed.KEY}]
 
 
-def test_what_is_wrong_for_the_service_is_put_right_by_a_button(at, started, store):
-    assert "preflight.fix.unknown to target" not in [b.key for b in at.button]
+def test_what_openai_does_not_take_is_left_out_by_itself_and_said(at, started, store):
+    left_out = "OpenAI takes no rules such as “this value only with that one”: they are left out of Land drone, "
+    assert left_out + "Control camera and Configure LED display" in said(at).replace("\\", "")
     at.button(key="preflight.check").click().run()
-    assert "to be corrected before the upload" in said(at)
-    at.button(key="preflight.fix.unknown to target").click().run()
-    assert "Ready to upload" in said(at) and "leave out what the target does not know" in said(at)
+    assert "Ready to upload" in said(at) and "preflight.fix.unknown to target" not in [b.key for b in at.button]
     start(at)
+    assert started[0][1]["fixes"] == []
+    at.selectbox(key="tuning.endpoint").select("this computer").run()
+    assert "left out" not in said(at)
+
+
+@pytest.fixture
+def own(open_page, store, hosted):
+    """The fine-tune page with a server of one's own chosen, which may take everything."""
+    seed.examples(store, 60)
+    store.save_endpoint(Endpoint("Team [GPU]", hosted.base_url, "custom"))
+    hosted.script.key = None
+    at = open_page("fine_tune")
+    at.selectbox(key="tuning.endpoint").select("Team [GPU]").run()
+    at.button(key="preflight.check").click().run()
+    assert not at.exception and "to be corrected before the upload" in said(at)
+    return at
+
+
+def test_what_a_server_of_ones_own_may_not_take_is_put_right_by_a_button_that_names_it(own, started):
+    button = own.button(key="preflight.fix.unknown to target")
+    assert button.label.replace("\\", "") == "Leave out what Team [GPU] does not know"
+    button.click().run()
+    assert "Ready to upload" in said(own)
+    assert "the upload: leave out what Team [GPU] does not know." in said(own).replace("\\", "")
+    start(own)
     assert started[0][1]["fixes"] == ["Leave out what the target does not know"]
-    at.button(key="preflight.undo").click().run()
-    assert "to be corrected before the upload" in said(at)
+    own.button(key="preflight.undo").click().run()
+    assert "to be corrected before the upload" in said(own)
 
 
-def test_fixes_for_other_examples_are_forgotten(at, started, store):
-    at.button(key="preflight.check").click().run()
-    at.button(key="preflight.fix.unknown to target").click().run()
+def test_fixes_for_other_examples_are_forgotten(own, started, store):
+    own.button(key="preflight.fix.unknown to target").click().run()
     store.remove_examples([store.examples()[0].id])
-    at.run()
-    start(at)
+    own.run()
+    start(own)
     assert started[0][1]["fixes"] == []
 
 
@@ -134,7 +163,8 @@ def test_a_job_tells_what_it_learnt_from_what_it_cost_and_where_it_was_measured(
     seed.hosted_job(store)
     report = seed.report(store)
     base, tuned = report.answers.values()
-    store.save_report(dataclasses.replace(report, answers={"gpt-4.1-mini": base, seed.HOSTED: tuned}))
+    answers, places = {"gpt-4.1-mini": base, seed.HOSTED: tuned}, {"gpt-4.1-mini": "OpenAI", seed.HOSTED: "OpenAI"}
+    store.save_report(dataclasses.replace(report, answers=answers, endpoints=places))
     at = open_page("fine_tune")
     facts = next(m.value for m in at.markdown if "Learnt from" in m.value).replace("\\", "").split("  \n")
     assert facts[:4] == [
@@ -148,6 +178,20 @@ def test_a_job_tells_what_it_learnt_from_what_it_cost_and_where_it_was_measured(
     assert [d.label for d in at.get("download_button")] == ["Training file", "Validation file"]
     assert "Pause" not in labels(at) and "Export" not in labels(at), "it is over, and its model is not here"
     assert list(at.dataframe[0].value["Where"]) == ["OpenAI"]
+
+
+def test_a_job_about_to_be_created_offers_nothing_and_one_that_never_was_says_so(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    file = hosted.client(key=seed.KEY).files.create(file=("train.jsonl", b"{}\n"), purpose="fine-tune").id
+    job = dataclasses.replace(seed.hosted_job(store, "creating", ""), training_file=file, trained_tokens=None)
+    store.save_job(dataclasses.replace(job, created=seed.NOW))
+    at = open_page("fine_tune")
+    assert not {"Pause", "Go on", "Cancel", "List the checkpoints"} & {*labels(at)} and "Its number" not in said(at)
+    assert store.job("hosted").status == "creating", "somebody may be about to create it"
+    store.save_job(dataclasses.replace(job, created=seed.NOW - 3600))
+    at = open_page("fine_tune")
+    assert "It was never created: the app ended before. Start it again." in said(at).replace("\\", "")
+    assert "List the checkpoints" not in labels(at) and len(at.get("download_button")) == 2
 
 
 def test_checkpoints_are_listed_when_asked_for_and_their_lack_is_said(open_page, store, hosted, _key):
@@ -204,12 +248,14 @@ def test_a_model_at_a_service_is_compared_with_its_own_base_there(
     seed.job(store)
     seed.hosted_job(store)
     at = open_page("evaluate")
-    assert at.selectbox(key="evaluating.tuned").value == seed.TUNED
-    assert at.selectbox(key="evaluating.base").value == models.ITS_OWN and "What it costs" not in said(at)
-    at.selectbox(key="evaluating.tuned").select(seed.HOSTED).run()
-    assert at.selectbox(key="evaluating.base").value == "gpt-4.1-mini"
+    assert at.selectbox(key="evaluating.tuned").value == Choice(endpoints.LOCAL, seed.TUNED)
+    assert at.selectbox(key="evaluating.base").value == OWN
+    assert "What it costs" not in said(at) and "left out" not in said(at)
+    at.selectbox(key="evaluating.tuned").select(Choice("OpenAI", seed.HOSTED)).run()
+    assert at.selectbox(key="evaluating.base").value == Choice("OpenAI", "gpt-4.1-mini")
     costs = next(c.value for c in at.caption if "What it costs" in c.value).replace("\\", "")
     assert costs.count("about $0.") == 2 and "gpt-4.1-mini (OpenAI)" in costs
+    assert costs.count("left out of Land drone") == 1
     at.button(key="evaluating.start").click().run()
     asked = {"models": ["gpt-4.1-mini", seed.HOSTED], "cases": "drone", "places": ["OpenAI", "OpenAI"]}
     assert started == [("evaluate", asked)] and environments == [{"OPENAI_API_KEY": seed.KEY}]
@@ -219,7 +265,7 @@ def test_another_base_may_be_chosen_all_the_same(open_page, store, hosted, _key,
     seed.examples(store, 60)
     seed.hosted_job(store)
     at = open_page("evaluate")
-    at.selectbox(key="evaluating.base").select(models.ITS_OWN).run()
+    at.selectbox(key="evaluating.base").select(OWN).run()
     at.button(key="evaluating.start").click().run()
     assert started[0][1]["models"] == [models.ITS_OWN, seed.HOSTED]
     assert started[0][1]["places"] == ["this computer", "OpenAI"]
@@ -229,15 +275,81 @@ def test_the_playground_asks_each_model_where_it_is(open_page, store, hosted, _k
     seed.hosted_job(store)
     hosted.state.learned[seed.HOSTED] = [({"up"}, {"name": "takeoff_drone", "arguments": {"altitude": 12}})]
     at = open_page("playground")
-    assert at.selectbox(key="playing.base").value == "gpt-4.1-mini"
+    assert at.selectbox(key="playing.base").value == Choice("OpenAI", "gpt-4.1-mini")
+    told = []
+    hosted.script.answer = lambda body: told.append(body["tools"]) or hosted.state._answer(body)
     at.text_input(key="playing.text").set_value("up twelve metres")
     at.button(key="FormSubmitter:playing.form-Ask").click().run()
     assert not at.exception and not at.error
     assert at.subheader[-1].value == "Takeoff drone" and "12" in at.table[-1].value.to_string()
-    assert hosted.state.requests["POST /v1/chat/completions"] >= 2, "both were asked there, none here"
+    sent = checks.sent(default_catalog(), "openai").tools()
+    assert told == [sent, sent], "both were asked there, none here, with the functions as trained there"
+
+
+@pytest.fixture
+def two_places(store, hosted, _key):
+    """OpenAI and a server of one's own, both with a gpt-4.1-mini; the second was trained at."""
+    with running(Script()) as other:
+        store.save_endpoint(Endpoint("Azure of ours", other.base_url, "custom"))
+        seed.examples(store)
+        job = seed.hosted_job(store)
+        tuned = "ft:gpt-4.1-mini:ours:there:9"
+        store.save_job(dataclasses.replace(job, id="there", endpoint="Azure of ours", tuned_model=tuned))
+        yield other
+
+
+def test_one_model_at_two_places_is_two_options_and_each_goes_where_it_is(open_page, two_places, store, started):
+    at = open_page("evaluate")
+    base = at.selectbox(key="evaluating.base")
+    assert sorted(base.options[1:]) == ["gpt-4.1-mini (Azure of ours)", "gpt-4.1-mini (OpenAI)"]
+    for place in ("OpenAI", "Azure of ours"):
+        at.selectbox(key="evaluating.base").select(Choice(place, "gpt-4.1-mini")).run()
+        at.button(key="evaluating.start").click().run()
+    assert [settings["models"][0] for _, settings in started] == ["gpt-4.1-mini"] * 2
+    assert [settings["places"][0] for _, settings in started] == ["OpenAI", "Azure of ours"]
+
+
+def test_the_playground_asks_one_model_at_the_place_that_was_chosen(open_page, two_places, hosted):
+    at = open_page("playground")
+    counts = []
+    for place in ("OpenAI", "Azure of ours"):
+        at.selectbox(key="playing.base").select(Choice(place, "gpt-4.1-mini")).run()
+        at.text_input(key="playing.text").set_value(f"a question for {place}")
+        at.button(key="FormSubmitter:playing.form-Ask").click().run()
+        asked = [server.state.asked[f"a question for {place}"] for server in (hosted, two_places)]
+        counts.append(asked)
+    tuned_here = at.selectbox(key="playing.tuned").value.endpoint == "OpenAI"
+    assert counts == ([[2, 0], [1, 1]] if tuned_here else [[1, 1], [0, 2]])
+
+
+def test_a_report_of_one_name_at_two_places_shows_both_and_where_they_were_asked(open_page, store):
+    seed.examples(store)
+    report = seed.report(store)
+    places = {"gpt-4.1-mini (OpenAI)": "OpenAI", "gpt-4.1-mini (Azure of ours)": "Azure of ours"}
+    given = dict(zip(places, report.answers.values(), strict=True))
+    seconds = dict.fromkeys(places, 1.0)
+    store.save_report(dataclasses.replace(report, id="older", created=seed.NOW - 9))
+    store.save_report(dataclasses.replace(report, answers=given, seconds=seconds, endpoints=places))
+    at = open_page("evaluate")
+    words = said(at).replace("\\", "")
+    assert not at.exception and at.success[0].value.startswith("The tuned model is better")
+    assert "The base model was asked at OpenAI, the tuned one at Azure of ours." in words
+    newest, older = at.selectbox(key="evaluating.report").options
+    assert newest.startswith("gpt-4.1-mini (Azure of ours) against gpt-4.1-mini (OpenAI), asked ")
+    assert older.startswith("drone-demo (a1b2c3) against SmolLM2 135M (this computer), asked "), "by its id alone"
+    at.selectbox(key="evaluating.report").select("older").run()
+    assert not at.exception and "asked at" not in said(at) and len(at.dataframe[0].value) == len(report.cases)
+
+
+def test_a_job_that_is_still_being_created_cannot_be_paused(open_page, store, monkeypatch):
+    monkeypatch.setattr(pipeline, "catch_up", lambda store, reach: None)
+    seed.examples(store, 60)
+    seed.hosted_job(store, "creating", "")
+    at = open_page("fine_tune")
+    assert list(at.dataframe[0].value["State"]) == ["Being created"]
+    assert not {"Pause", "Go on", "Cancel"} & set(labels(at)) and not at.exception
 
 
 def test_the_time_here_is_not_learnt_from_a_service(store):
-    before = models.training_time(131, 3)
-    seed.hosted_job(store)
-    assert models.training_time(131, 3) == before
+    job = seed.hosted_job(store)
+    assert models.training_time(131, 3, [job]) == models.training_time(131, 3, [])

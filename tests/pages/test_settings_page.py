@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import seed
 from seen import labels, said
 
+from drone_ft import fine_tuning
 from drone_ft.endpoints import Endpoint
 
 
@@ -93,6 +96,55 @@ def test_a_connection_is_added_tested_and_removed(open_page, hosted, store):
 def test_an_azure_address_may_be_pasted_without_its_end(open_page, store):
     added(open_page("settings"), "Work", "https://ours.openai.azure.com", "azure")
     assert store.endpoints() == [Endpoint("Work", "https://ours.openai.azure.com/openai/v1/", "azure")]
+
+
+def looked(at, name="OpenAI"):
+    at.button(key=f"connections.trainings.{name}").click().run()
+    assert not at.exception
+    return at
+
+
+def trained(hosted, *suffixes):
+    """Trainings of ours at the service."""
+    client = hosted.client(key=seed.KEY)
+    return [
+        fine_tuning.start(client, "OpenAI", "{}", None, "gpt-4o-mini", suffix=suffix, catalog="drone", seed=7)
+        for suffix in suffixes
+    ]
+
+
+def test_trainings_that_were_lost_are_found_at_the_service_and_those_here_stay(open_page, hosted, store):
+    assert "connections.trainings.OpenAI" not in [b.key for b in open_page("settings").button], "it wants a key"
+    at = typed(open_page("settings"), seed.KEY)
+    assert "connections.trainings.this computer" not in [b.key for b in at.button]
+    assert "OpenAI knows no training of yours." in looked(at).info[0].value
+    lost, kept = trained(hosted, "lost", "kept")
+    store.save_job(dataclasses.replace(kept, message="as I have it"), "{}")
+    assert "OpenAI knows 2 trainings of yours; 1 was missing here and came back." in looked(at).success[0].value
+    assert "OpenAI knows 2 trainings of yours; none was missing here." in looked(at).success[0].value
+    assert store.job(kept.id).message == "as I have it" and store.job(lost.id).suffix == "lost"
+    hosted.script.key = "another"
+    assert "Incorrect API key" in looked(at).error[0].value
+    at.switch_page("pages/fine_tune.py").run()
+    assert not at.exception and set(at.dataframe[0].value["Name"]) == {"lost", "kept"}
+
+
+def test_a_training_found_again_says_that_its_examples_are_not_known(open_page, hosted, store):
+    trained(hosted, "lost")
+    looked(typed(open_page("settings"), seed.KEY))
+    at = open_page("fine_tune")
+    assert "What it was trained on is not known here" in said(at) and "Learnt from 1 example of" in said(at)
+    assert not at.get("download_button") and "Its number at OpenAI: ftjob" in said(at).replace("\\", "")
+
+
+def test_what_a_model_turned_out_to_accept_is_said_and_can_be_forgotten(open_page, hosted, store):
+    assert "turned out to accept" not in str([e.label for e in open_page("settings").expander])
+    store.put(hosted.base_url, "gpt-reasoning", {"max_tokens": "max_completion_tokens", "temperature": "left out"})
+    at = open_page("settings")
+    assert "This model has another name for the most it may write and takes no temperature" in said(at)
+    at.button(key="connections.unlearn.OpenAI.gpt-reasoning").click().run()
+    assert store.get(hosted.base_url, "gpt-reasoning") == {} and "has another name" not in said(at)
+    assert "gpt-reasoning" in at.toast[0].value
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import seed
 from seen import labels, primary, said
 from streamlit.testing.v1 import AppTest
 
-from drone_ft import dataset, endpoints, evaluation
+from drone_ft import dataset, endpoints, evaluation, pipeline
 from drone_ft.catalog import Call, default_catalog
 from drone_ft.errors import EndpointRefused
 from drone_ft.evaluation import Answer, Outcome
+from drone_ft.store import Store
 from drone_ft.ui import models, reports, words
+from drone_ft.ui.models import Choice
 
 
 def test_training_needs_examples_first(open_page, store):
@@ -93,9 +95,8 @@ def test_a_finished_training_leads_to_the_comparison(open_page, store):
 
 
 def test_the_time_estimate_learns_from_the_last_training(store):
-    before = models.training_time(446, 3)
     seed.job(store)  # 446 examples, 3 epochs, 340 seconds
-    assert models.training_time(446, 3) == "6 minutes" and before
+    assert models.training_time(446, 3, []) != models.training_time(446, 3, store.jobs()) == "6 minutes"
 
 
 def test_evaluation_needs_a_tuned_model(open_page, store):
@@ -220,7 +221,6 @@ def test_the_playground_shows_both_answers_in_words(open_page, store, monkeypatc
 def test_a_pasted_book_is_not_asked(open_page, store, monkeypatch):
     seed.full(store)
     monkeypatch.setattr(endpoints, "local_endpoint", lambda start=True: pytest.fail("asked") if start else None)
-    monkeypatch.setattr(models, "bases", lambda: [models.ITS_OWN])
     at = open_page("playground")
     at.text_input(key="playing.text").set_value("Call me Ishmael. " * 100)
     at.button(key="FormSubmitter:playing.form-Ask").click().run()
@@ -229,7 +229,44 @@ def test_a_pasted_book_is_not_asked(open_page, store, monkeypatch):
 
 @pytest.mark.parametrize("model", [models.ITS_OWN, seed.BASE])
 def test_the_base_model_has_one_name_whether_its_server_runs_or_sleeps(model):
-    assert models.name(model) == "SmolLM2 135M (this computer)" and models.identity(model) == seed.BASE
+    named = models.name(Choice(endpoints.LOCAL, model))
+    assert named == "SmolLM2 135M (this computer)" and models.identity(model) == seed.BASE
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "named"),
+    [
+        ("gpt-4.1-mini", "OpenAI", "gpt-4.1-mini (OpenAI)"),
+        ("gpt-4.1-mini", "", "gpt-4.1-mini"),
+        (seed.TUNED, endpoints.LOCAL, "drone-demo (a1b2c3)"),
+        (seed.HOSTED, "OpenAI", "my-drone, 7 (OpenAI)"),
+        (seed.HOSTED, "Azure", "my-drone, 7 (Azure)"),
+    ],
+)
+def test_a_model_whose_training_is_not_known_is_named_by_its_id_and_place(model, place, named):
+    assert models.name(Choice(place, model)) == named
+
+
+def test_two_models_tuned_in_the_same_minute_under_one_name_are_told_apart(store):
+    one = seed.job(store)
+    store.save_job(dataclasses.replace(one, id="job2", tuned_model=seed.TUNED.replace("a1b2c3", "d4e5f6")))
+    names = list(models.tuned(store.jobs()).values())
+    assert sorted(name.rsplit(", ", 1)[-1] for name in names) == ["a1b2c3", "d4e5f6"] and len(set(names)) == 2
+
+
+@pytest.mark.parametrize("page", ["home", "evaluate", "playground", "fine_tune"])
+def test_trainings_are_read_once_a_page(page, open_page, store, monkeypatch):
+    seed.examples(store)
+    if page != "fine_tune":
+        seed.report(store)
+        seed.report(store, "report2")
+    for number in range(6):
+        seed.job(store, "succeeded", f"model {number}", f"more{number}")
+    read, jobs = [], Store.jobs
+    monkeypatch.setattr(Store, "jobs", lambda self, catalog=None: read.append(catalog) or jobs(self, catalog))
+    monkeypatch.setattr(pipeline, "catch_up", lambda store, reach: None)  # it looks by itself, every 20 seconds
+    open_page(page)
+    assert len(read) == 1
 
 
 def test_a_suggestion_is_asked_at_once(open_page, store, monkeypatch):

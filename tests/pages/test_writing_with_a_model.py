@@ -6,10 +6,12 @@ import dataclasses
 
 import pytest
 import seed
+import streamlit as st
 from seen import primary, said
 
-from drone_ft import dataset, work
+from drone_ft import dataset, ledger, pipeline, work
 from drone_ft.catalog import Catalog, Function
+from drone_ft.synthesis import by_model
 
 
 @pytest.fixture
@@ -39,11 +41,11 @@ def test_what_is_written_and_what_it_costs_is_said_before(at):
     assert model(at).options[0] == "gpt-4.1-mini" and "text-embedding-3-small" not in model(at).options
     text = said(at)
     assert "About 98 commands for 49 kinds of call, and 45 impossible requests" in text
-    assert "About $0.0" in text and primary(at) == ["Write with this model"]
+    assert "about $0.0" in text and primary(at) == ["Write with this model"]
     at.toggle(key="composing.batch").set_value(True).run()
-    assert "About $0.0" in said(at) and said(at) != text, "half the price"
+    assert "about $0.0" in said(at) and said(at) != text, "half the price"
     model(at).select("gpt-reasoning").run()
-    assert "Price unknown" in said(at)
+    assert "price unknown" in said(at)
 
 
 def test_it_is_started_as_chosen_and_the_key_goes_apart(at, started, environments):
@@ -91,7 +93,7 @@ def test_what_was_chosen_is_there_after_a_visit_to_the_settings(at, started):
 def test_this_computer_writes_without_a_key_and_its_limits_are_said(open_page, started, environments):
     at = open_page("examples")
     at.toggle(key="composing.open").set_value(True).run()
-    assert "A model this small writes little" in said(at) and "Free" in said(at)
+    assert "A model this small writes little" in said(at) and "tokens, free" in said(at)
     start(at)
     assert started[0][1]["endpoint"] == "this computer" and started[0][1]["model"] is None and environments == [{}]
 
@@ -126,6 +128,33 @@ def test_what_came_of_it_and_what_was_left_out_is_shown(open_page, store):
     rows = at.dataframe[0].value
     assert list(rows["Left out because"]) == ["it does not say 50", "the model refused"]
     assert list(rows["Function"]) == ["Takeoff drone", "Reject request"]
+
+
+def test_of_a_large_ledger_the_reasons_are_counted_the_first_shown_and_all_can_be_had(open_page, store, monkeypatch):
+    seed.examples(store, 20)
+    left = [by_model.LeftOut(LEDGER[0]["call"], f"go {n}", f"altitude is {n}, more than 500") for n in range(501, 1001)]
+    left += [by_model.LeftOut(LEDGER[1]["call"], "", reason) for reason in (*"abcdefgh", "the model refused")]
+    first = [dataclasses.asdict(one) for one in left[: pipeline.MOST_LEFT_OUT]]
+    kept = ledger.keep(store.folder, "compose1", left)
+    ended(store, written=141, left_out=first, ledger=kept, left_out_count=len(left), cost=0.046)
+    offered = {}
+    monkeypatch.setattr(st, "download_button", lambda label, data, *given, **look: offered.update({label: data}))
+    at = open_page("examples")
+    assert [e.label for e in at.expander] == ["Left out: 509, with the reason for each"]
+    reasons = at.expander[0].markdown[0].value.replace("\\", "").split("\n")
+    assert reasons[0] == "- **500 ×** altitude is …, more than 500" and reasons[-1] == "- **2 ×** something else"
+    assert len(at.dataframe[0].value) == 300
+    assert "The first 300 of 509 are shown; all of them are in the download." in said(at)
+    table = offered["Download 509 entries"]()
+    assert table.count("\n") == 1 + 509 and "go 1000" in table
+
+
+def test_a_ledger_whose_file_is_gone_still_shows_its_first_entries(open_page, store):
+    seed.examples(store, 20)
+    ended(store, written=141, left_out=LEDGER, ledger="ledgers/gone.jsonl", left_out_count=500, cost=0.046)
+    at = open_page("examples")
+    assert "The first 2 of 500 are shown; the file with all of them is gone." in said(at)
+    assert len(at.dataframe[0].value) == 2 and at.get("download_button")[0].label == "Download 2 entries"
 
 
 def test_news_of_what_is_no_longer_there_is_not_shown(open_page, store):

@@ -10,6 +10,7 @@ import pytest
 from drone_ft import permutations
 from drone_ft.catalog import Call, Catalog, Function, default_catalog, problems
 from drone_ft.dataset import make_example
+from drone_ft.endpoints import LOCAL
 from drone_ft.errors import DatasetError
 from drone_ft.permutations import CallTemplate
 from drone_ft.synthesis import by_model, quality
@@ -197,6 +198,22 @@ def test_the_users_own_prompts_and_tone_reach_the_model() -> None:
     assert model.asked[0]["messages"][0]["content"] == "Write haikus.\n\nThe people who speak: sailors"
 
 
+def test_an_answer_that_reading_it_fails_on_costs_nobody_elses(caplog: pytest.LogCaptureFixture) -> None:
+    bad = commands("My secret \ud800")  # half an emoji, of which no id can be made
+    dark = [*permutations.iterate(DRONE.function("set_drone_lighting"))][1]
+    written = write(plan(LIGHTS, dark, commands=1), Model(commands=[bad, commands("No more light, please")]))
+    assert [example.prompt for example in written.examples] == ["No more light, please"]
+    assert [(left.call, left.words) for left in written.left_out] == [(LIGHTS.fill({}).to_json(), "")]
+    assert "could not be read" in written.left_out[0].reason
+    assert "UnicodeEncodeError" in caplog.text and "secret" not in caplog.text
+
+
+def test_a_fault_of_our_own_planning_is_not_taken_for_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_model, "_commands_request", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(plan(UP), Model(values=['{"altitude": 40}'], commands=[commands("never asked")]))
+
+
 # Which calls
 
 
@@ -249,6 +266,8 @@ def test_lists_as_models_write_them(text: str, texts: list[str]) -> None:
         ('{"latitude": 1.5}', "coordinates.longitude is missing"),
         ('{"latitude": 91, "longitude": 2}', "coordinates.latitude"),
         ('{"latitude": "1.5", "longitude": 2}', "coordinates.latitude"),
+        ('{"latitude": NaN, "longitude": 2}', "not a JSON object"),
+        ('{"latitude": 1.5, "longitude": 1e999}', "not a JSON object"),
         ("[1.5, 2]", "not a JSON object"),
     ],
 )
@@ -324,32 +343,6 @@ def test_words_for_a_call_are_checked(words: str, template: CallTemplate, values
 
 
 @pytest.mark.parametrize(
-    ("words", "number", "said"),
-    [
-        ("minus twenty degrees", -20, True),
-        ("1,200 metres", 1200, True),
-        ("1.2 km away", 1200, True),
-        ("one thousand two hundred", 1200, True),
-        ("2.5 metres", 2.5, True),
-        ("two and a half metres", 2.5, True),
-        ("half an hour", 1800, True),
-        ("at fifty percent", 0.5, True),
-        ("50%", 0.5, True),
-        ("a coffee", 1, True),
-        ("zero tilt", 0, True),
-        ("three days", 72, True),
-        ("25", 2.5, False),
-        ("120", 12, False),
-        ("5 on the dial", 300, False),
-        ("ninety", 19, False),
-        ("no number", 7, False),
-    ],
-)
-def test_numbers_are_heard_as_people_say_them(words: str, number: float, said: bool) -> None:
-    assert quality.says_number(words, number) == said
-
-
-@pytest.mark.parametrize(
     ("one", "other", "near"),
     [
         ("Turn the lights on, please", "turn the lights on please!", True),
@@ -378,4 +371,4 @@ def test_the_estimate_is_near_what_a_good_model_takes_and_says_when_a_price_is_u
     assert 0.7 < found.input_tokens / sent < 1.4 and found.cost and 0.001 < found.cost < 0.1
     half = estimate(whole, "gpt-4o-mini", batch=True).cost
     assert half == pytest.approx(found.cost / 2)
-    assert estimate(whole, "nobody-knows").cost is None and estimate(whole, "smollm2", local=True).cost == 0
+    assert estimate(whole, "nobody-knows").cost is None and estimate(whole, "smollm2", where=LOCAL).cost == 0
