@@ -90,9 +90,11 @@ def write(options: argparse.Namespace) -> int:
     expected = by_model.estimate(plan, model, where=asking.where(endpoint))
     tokens = expected.input_tokens + expected.output_tokens
     _say(f"{model} will be sent {prices.expected(expected.requests, tokens, expected.cost)}.")
-    writing, tally = composing.compose(
-        store, plan, how, lambda now, note: told(f"{model}: of {expected.requests:,} or more, {composing.costs(now)}")
-    )
+
+    def tell(now: asking.Tally, note: str) -> None:
+        told(f"{model}: of {expected.requests:,} or more, {composing.costs(now)}" + (f"; {note}" if note else ""))
+
+    writing, tally = composing.compose(store, plan, how, tell)
     examples = dataset.split(writing.examples, seed=options.seed)
     parts = {name: [e for e in examples if e.split == name] for name in ("train", "test")}
     for name, part in parts.items():

@@ -127,8 +127,12 @@ def _taught(
 def lesson(refused: EndpointRefused, request: dict[str, Any]) -> tuple[str, str] | None:
     """What a refusal of this request teaches: a setting and what to do with it; None for other refusals."""
     said = f"{refused.said} {refused.code or ''}".lower()
-    if refused.status not in (400, 422) or "invalid schema" in said:
+    if refused.status not in (400, 422):
         return None
+    if "invalid schema" in said:
+        # Azure's strict form has fewer words than JSON Schema; told in the request's own words, it does as well.
+        strict = "response_format" in said and request.get("response_format", {}).get("type") == "json_schema"
+        return ("json_schema", "json_object") if strict else None
     if "max_tokens" in request and "max_completion_tokens" in said:
         return "max_tokens", "max_completion_tokens"
     if not NO.search(said):

@@ -18,7 +18,7 @@ import openai
 
 from drone_ft import abilities, asking
 from drone_ft.asking import Ask, Carried, Kept
-from drone_ft.endpoints import patiently, translated
+from drone_ft.endpoints import patiently, translated, upload
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
 
 MOST_REQUESTS = 50_000
@@ -97,11 +97,11 @@ def submit(client: openai.OpenAI, text: str, tag: str) -> Batch:
     found = find(client, tag)
     if found:
         return found
-    file = patiently(lambda: client.files.create(file=("requests.jsonl", text.encode()), purpose="batch"))
+    file = upload(client, "requests.jsonl", text, "batch")
     try:
         made = translated(
             lambda: client.batches.create(
-                input_file_id=file.id,
+                input_file_id=file,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
                 metadata={TAG: tag},

@@ -31,6 +31,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 # The server the app starts goes away by itself; long enough not to reload the model between two coffees.
 IDLE_EXIT_SECONDS = 1800
 START_SECONDS = 180
+READS, READ_EVERY = 150, 2.0  # looks at a file that its server still reads, and seconds between two
 # However long a server asks us to wait: nobody watches a page that stands still for longer.
 MOST_WAIT_SECONDS = 60.0
 # What to do about a refusal, by its code or else by its status.
@@ -160,6 +161,31 @@ def patiently(call: Callable[[], T], attempts: int = 4, sleep: Callable[[float],
     )
     result: T = policy(translated, call)
     return result
+
+
+def upload(
+    client: openai.OpenAI,
+    name: str,
+    text: str,
+    purpose: Literal["fine-tune", "batch"],
+    sleep: Callable[[float], None] = tenacity.nap.sleep,
+) -> str:
+    """The id of a file handed over, once its server has read it; raises EndpointError where it cannot."""
+    file = patiently(lambda: client.files.create(file=(name, text.encode()), purpose=purpose), sleep=sleep)
+    id, looks = file.id, 0
+    # Some servers, Azure among them, read a file first, and refuse what is asked of one they have not read.
+    while str(file.status) in ("pending", "running") and looks < READS:
+        sleep(READ_EVERY)
+        file, looks = patiently(lambda: client.files.retrieve(id), sleep=sleep), looks + 1
+    if str(file.status) in ("error", "deleted"):
+        why = getattr(file, "status_details", None) or "it gives no reason"
+        raise EndpointRefused(f"The server took {name} and then could not use it: {why}. Check the file's lines.", 400)
+    return id
+
+
+def is_tuned(model: str) -> bool:
+    """Whether an id names a tuned model: OpenAI's, and this computer's, begin with ft:, Azure's have .ft- in them."""
+    return model.startswith("ft:") or ".ft-" in model
 
 
 def translated(call: Callable[[], T]) -> T:

@@ -19,7 +19,7 @@ import tenacity
 from openai.types.fine_tuning import FineTuningJob
 
 from drone_ft import prices
-from drone_ft.endpoints import LOCAL, patiently, translated
+from drone_ft.endpoints import LOCAL, patiently, translated, upload
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable, JobError, WorkCancelled
 
 OVER = ("succeeded", "failed", "cancelled")
@@ -33,7 +33,6 @@ MOST_JOBS = 2_000
 # Seconds before each look for a job whose creation was not answered: it may appear a little later.
 LOOKS = (1.0, 4.0)
 CREATIONS = 3
-READS = 60  # looks, two seconds apart, at a file the server reads
 
 
 @dataclass(frozen=True)
@@ -131,29 +130,17 @@ def _request(
     about = {TAG: job.id, "drone_ft_examples": str(job.examples)}
     request: dict[str, Any] = {
         "model": job.model,
-        "training_file": _upload(client, "train.jsonl", train_jsonl, sleep),
+        "training_file": upload(client, "train.jsonl", train_jsonl, "fine-tune", sleep),
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": job.epochs}}},
         "metadata": about | ({"drone_ft_catalog": job.catalog} if job.catalog else {}),
     }
     if validation_jsonl:
-        request["validation_file"] = _upload(client, "validation.jsonl", validation_jsonl, sleep)
+        request["validation_file"] = upload(client, "validation.jsonl", validation_jsonl, "fine-tune", sleep)
     if job.suffix:
         request["suffix"] = job.suffix
     if job.seed is not None:
         request["seed"] = job.seed
     return request
-
-
-def _upload(client: openai.OpenAI, name: str, text: str, sleep: Callable[[float], None]) -> str:
-    sent = patiently(lambda: client.files.create(file=(name, text.encode()), purpose="fine-tune"), sleep=sleep)
-    file, status = sent.id, str(sent.status)
-    for _ in range(READS):
-        # Some servers read a file first, and refuse a job on one they have not read.
-        if status not in ("pending", "running"):
-            break
-        sleep(2.0)
-        status = str(patiently(lambda: client.files.retrieve(file), sleep=sleep).status)
-    return file
 
 
 def _create(client: openai.OpenAI, tag: str, sleep: Callable[[float], None], **request: Any) -> FineTuningJob:

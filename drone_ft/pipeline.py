@@ -314,7 +314,7 @@ def _reaching(*names: str) -> str:
 def base_model(client: openai.OpenAI) -> str:
     """The endpoint's own model; the first that is not a tuned one."""
     for model in probing.listed(client):
-        if not model.id.startswith("ft:"):
+        if not endpoints.is_tuned(model.id):
             return str(model.id)
     raise EndpointError("The server lists no base model. Check its settings.")
 

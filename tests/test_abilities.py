@@ -110,7 +110,8 @@ REFUSED = [  # what servers say: where the request goes on, and where it cannot
     (None, 400, "This response_format type is unavailable now", ("json_schema", "json_object")),
     ("temperature", 400, "Invalid 'temperature': decimal above maximum value", None),
     ("max_tokens", 400, "max_tokens is too large: 100000. This model supports at most 16384 completion tokens.", None),
-    ("response_format", 400, "Invalid schema for response_format 'x': 'minLength' is not permitted.", None),
+    ("response_format", 400, "Invalid schema for response_format 'x': 'minLength' is not permitted.",
+     ("json_schema", "json_object")),
     ("messages", 400, "This model's maximum context length is 8192 tokens. Please reduce the length.", None),
     ("temperature", 404, "temperature not supported", None),
 ]  # fmt: skip

@@ -26,6 +26,47 @@ def client_of(answer: Callable[[httpx2.Request], httpx2.Response], key: str = "k
     return openai.OpenAI(base_url="http://test/v1", api_key=key, max_retries=0, http_client=http)
 
 
+@pytest.mark.parametrize(
+    ("told", "slept", "trouble"),
+    [
+        (["processed"], 0, None),
+        (["pending", "running", "processed"], 2, None),
+        (["pending"] * 500, endpoints.READS, None),  # some never say that they are done; the job's creation tells then
+        (["pending", "error"], 1, "could not use it: line 3 is no JSON"),
+    ],
+    ids=["at once", "after a while", "never", "broken"],
+)
+def test_a_file_is_handed_over_when_its_server_has_read_it(told: list[str], slept: int, trouble: str | None) -> None:
+    statuses, waits = iter(told), list[float]()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        file = {"id": "file-1", "object": "file", "bytes": 1, "created_at": 1, "filename": "a", "purpose": "batch"}
+        return httpx2.Response(200, json=file | {"status": next(statuses), "status_details": "line 3 is no JSON"})
+
+    def handed_over() -> str:
+        return endpoints.upload(client_of(answer), "a.jsonl", "{}", "batch", waits.append)
+
+    if trouble:
+        with pytest.raises(EndpointRefused, match=trouble):
+            handed_over()
+    else:
+        assert handed_over() == "file-1"
+    assert len(waits) == slept
+
+
+@pytest.mark.parametrize(
+    ("model", "tuned"),
+    [
+        ("ft:gpt-4.1-mini-2025-04-14:me::x", True),
+        ("gpt-4.1-mini-2025-04-14.ft-0e208cf33a6a466994aff31a08aba678", True),
+        ("gpt-4.1-mini", False),
+        ("left-ft-model", False),
+    ],
+)
+def test_tuned_models_are_told_from_others(model: str, tuned: bool) -> None:
+    assert endpoints.is_tuned(model) is tuned
+
+
 def test_what_is_known_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_OPENAI_ENDPOINT", raising=False)
     assert [(e.name, e.base_url, e.kind) for e in endpoints.from_environment()] == [

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from drone_ft import prices
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.checks import files
 from drone_ft.checks.offers import Offer, Trouble, listed
@@ -94,7 +95,7 @@ def has_id(call: dict[str, Any]) -> bool:
 
 def tokens(text: str, epochs: int = 1, count: Count | None = None) -> TokenCount:
     """How many tokens a JSONL file has, and how many are trained on when it is read `epochs` times."""
-    file, counter = read(text), count or _quarter
+    file, counter = read(text), count or prices.tokens
     total = sum(_length(row, counter) for row in file.rows) + sum(counter(line) for line, _ in file.broken)
     return TokenCount(total, total * epochs, count is None)
 
@@ -104,14 +105,10 @@ def too_long(given: Given) -> Iterator[Trouble]:
     target, about = given.target, "" if given.count else "about "
     with_tools = target.is_hosted or any(files.sameness(given))
     for row in given.rows:
-        length = _length(row, given.count or _quarter, with_tools)
+        length = _length(row, given.count or prices.tokens, with_tools)
         if length > target.most_tokens:
             words = f"{about}{length:,} tokens, but {target.name} reads {target.most_tokens:,}: {target.excess}"
             yield row.trouble("too long", "messages", f"{words}; shorten it")
-
-
-def _quarter(text: str) -> int:
-    return -(-len(text) // 4)
 
 
 def _length(row: Row, count: Count, with_tools: bool = True) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import streamlit as st
 
 from drone_ft import endpoints, fine_tuning, prices
@@ -12,6 +14,7 @@ from drone_ft.ui import frame, reports, runs, session, words
 def show(job: Job) -> None:
     """Everything that is known of a job, and what can be done with it."""
     runs.job_buttons(job)
+    _deployment(job)
     with st.expander("Its examples, cost and evaluations", icon=":material/receipt_long:"):
         st.markdown("  \n".join(_facts(job)))
         kept = _kept(str(session.store().folder), job.id)
@@ -22,6 +25,27 @@ def show(job: Job) -> None:
                 if is_there:
                     _download(job, place)
         _checkpoints(job)
+
+
+def needs_deployment(model: str) -> bool:
+    """Whether it is one of Azure's tuned models, of which nobody has named a deployment yet."""
+    return ".ft-" in model
+
+
+def _deployment(job: Job) -> None:
+    """A field for the name under which a model answers, where it has another one there than the training gave it."""
+    if not needs_deployment(job.tuned_model or ""):
+        return
+    st.info(
+        f"Azure lets this model answer once it is deployed: deploy {words.escape(str(job.tuned_model))} in the Azure "
+        "portal, then type the deployment's name here.",
+        icon=":material/rocket_launch:",
+    )
+    typed = st.text_input("Name of its deployment", key=f"job_details.deployment.{job.id}", width=340)
+    if typed and typed.strip():
+        store = session.store()
+        store.save_job(dataclasses.replace(store.job(job.id) or job, tuned_model=typed.strip()))
+        st.rerun()
 
 
 def _facts(job: Job) -> list[str]:
@@ -36,7 +60,7 @@ def _facts(job: Job) -> list[str]:
     if chosen:
         told.append("Settings: " + ", ".join(f"{_setting(name)} {value}" for name, value in chosen.items()))
     used = [r for r in session.store().reports() if job.tuned_model and job.tuned_model in r.models]
-    told += [f"Evaluated: {reports.label(report)}" for report in used] or ["Not evaluated yet"]
+    told += [f"Evaluated: {reports.label(report, [job])}" for report in used] or ["Not evaluated yet"]
     if job.endpoint_job_id:
         told.append(f"Its number at {job.endpoint}: {job.endpoint_job_id}")
     return [words.escape(fact) for fact in told]

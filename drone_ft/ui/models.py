@@ -43,10 +43,10 @@ def _own() -> list[Choice]:
     """The base models that this computer's server lists, or ITS_OWN until it runs."""
     try:
         client = endpoints.client(endpoints.local_endpoint(start=False), timeout=5)
-        listed = [model.id for model in endpoints.translated(client.models.list).data]
+        listed = [model.id for model in probing.listed(client, attempts=1)]
     except EndpointError:
         listed = []
-    here = [model for model in listed if not model.startswith("ft:")] or [ITS_OWN]
+    here = [model for model in listed if not endpoints.is_tuned(model)] or [ITS_OWN]
     return [Choice(endpoints.LOCAL, model) for model in here]
 
 
@@ -57,7 +57,7 @@ def _tested() -> list[Choice]:
 
 
 def _untuned(probe: probing.Probe | None) -> list[str]:
-    return [model for model in probe.chat if not model.startswith("ft:")] if probe else []
+    return [model for model in probe.chat if not endpoints.is_tuned(model)] if probe else []
 
 
 def endpoint(chosen: Choice) -> Endpoint:
@@ -242,6 +242,7 @@ STATUS = {
     "validating_files": "Checking the data",
     "paused": "Paused",
     "creating": "Being created",
+    "pending": "Waiting its turn",
 }
 
 

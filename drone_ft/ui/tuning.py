@@ -188,8 +188,12 @@ def outcome(jobs: list[Job]) -> bool:
         _failed(last)
         return True
     tuned = models.tuned(jobs)
-    made = Choice(last.settings.get("endpoint", endpoints.LOCAL), last.result.get("model") or "")
+    job = next((job for job in jobs if job.id == last.result.get("job_id")), None)
+    made = Choice(job.endpoint, job.tuned_model or "") if job else None
     if last.status == "done" and made in tuned:
+        if job_details.needs_deployment(made.model):
+            st.success(f"{words.escape(tuned[made])} is trained. Below it takes the name of its deployment.")
+            return True
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             name = words.escape(tuned[made])
             st.markdown(f":green[:material/check_circle:] **{name}** is trained and ready.", width="content")

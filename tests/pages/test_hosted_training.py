@@ -180,6 +180,23 @@ def test_a_job_tells_what_it_learnt_from_what_it_cost_and_where_it_was_measured(
     assert list(at.dataframe[0].value["Where"]) == ["OpenAI"]
 
 
+def test_a_model_of_azure_is_asked_under_the_name_of_its_deployment(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    made = "gpt-4.1-mini-2025-04-14.ft-0e208c"
+    store.save_job(dataclasses.replace(seed.hosted_job(store), tuned_model=made))
+    seed.run(store, "tune", "done", job_id="hosted", model=made)
+    at = open_page("fine_tune")
+    assert f"deploy {made} in the Azure portal" in said(at).replace("\\", "") and "tuning.compare" not in keys(at)
+    at.text_input(key="job_details.deployment.hosted").set_value(" our-drone ").run()
+    assert not at.exception and store.job("hosted").tuned_model == "our-drone"
+    assert "Azure portal" not in said(at) and "tuning.compare" in keys(at)
+    assert Choice("OpenAI", "our-drone") in models.tuned(store.jobs())
+
+
+def keys(at):
+    return [button.key for button in at.button]
+
+
 def test_a_job_about_to_be_created_offers_nothing_and_one_that_never_was_says_so(open_page, store, hosted, _key):
     seed.examples(store, 60)
     file = hosted.client(key=seed.KEY).files.create(file=("train.jsonl", b"{}\n"), purpose="fine-tune").id
