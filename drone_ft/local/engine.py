@@ -22,6 +22,7 @@ from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, bu
 from drone_ft.local.shelf import Loaded, Shelf
 
 TOGETHER = 64  # rows read at a time: more gain little speed and cost memory
+TOKENS = 8192  # of them, where their prompts are long
 PREFIXES_KEPT = 4
 DEFAULT_MAX_TOKENS = 512
 LONGEST_NAME = 64  # letters of a function's name
@@ -247,7 +248,9 @@ class Engine:
         active: dict[int, _Row] = {}
         begun = 0
         while waiting or active:
-            while waiting and len(active) < TOGETHER:
+            held = sum(len(row.prompt.ids) + len(row.written) for row in active.values())
+            while waiting and (not active or (len(active) < TOGETHER and held + len(waiting[0].unread) <= TOKENS)):
+                held += len(waiting[0].unread)
                 active[begun] = waiting.popleft()
                 begun += 1
             with torch.inference_mode():

@@ -21,7 +21,8 @@ def can_pack(model: Any) -> bool:
     """Whether this model lets us replace its attention without changing what it computes."""
     config = model.config
     special = getattr(config, "attn_logit_softcapping", None) or config.model_type == "gpt_oss"
-    return bool(getattr(model, "_supports_attention_backend", False)) and not special
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    return bool(getattr(model, "_supports_attention_backend", False)) and not special and not others
 
 
 def pack(model: Any) -> None:

@@ -99,21 +99,21 @@ class Packed:
         keys, values = self._keep(layer, key, value)
         # (tokens, kinds of keys, heads that share them, size)
         asked = (query[0] * (scaling or size**-0.5)).transpose(0, 1).reshape(tokens, kinds, heads // kinds, size)
-        seen, weight = torch.empty_like(asked), asked.new_empty(*asked.shape[:3], 1, dtype=torch.float32)
+        seen = asked.new_empty(*asked.shape[:3], value.shape[3])
+        weight = asked.new_empty(*asked.shape[:3], 1, dtype=torch.float32)
         for group in self._groups:
-            found = _look(
-                asked[group.asked].transpose(1, 2),
-                _picked(keys, group.places),
-                _picked(values, group.places),
-                group.hidden(window),
-            )
+            rows = (asked[group.asked].transpose(1, 2), _picked(keys, group.places), _picked(values, group.places))
+            if _is_quick(*rows) and group.begins and not (window and window < group.places.shape[1]):
+                found = _look_back(*rows)
+            else:
+                found = _look(*rows, group.hidden(window))
             for whole, part in zip((seen, weight), found, strict=True):
                 whole[group.tokens] = part.transpose(1, 2)[group.real]
         if self.beginning:
             begun, more = _look(asked.transpose(0, 1)[None], *self.beginning[layer], self._out_of_sight(window))
             share = (more[0].transpose(0, 1) - weight).sigmoid()
             seen = torch.lerp(seen, begun[0].transpose(0, 1), share.to(seen.dtype))
-        return seen.reshape(1, tokens, heads, size)
+        return seen.reshape(1, tokens, heads, -1)
 
     def _out_of_sight(self, window: int | None) -> Any:
         """What of the beginning each token may not look at, as (1, 1, tokens, 1, beginning); None if it sees it all."""
@@ -148,6 +148,7 @@ class _Group:
     real: tuple[Any, Any]  # where these stand, as rows and columns
     places: Any  # (rows, longest) where in memory each row's tokens are; any where there is none
     at: Any  # (rows, most) how many tokens of its row each one follows
+    begins: bool  # whether these are the first tokens of all its rows
     _hidden: dict[int | None, Any] = field(default_factory=dict)
 
     def hidden(self, window: int | None) -> Any:
@@ -185,7 +186,14 @@ def _groups(places: Sequence[Sequence[int]], counts: Sequence[int], device: Any)
         tokens = [asked[line][at] for line, at in real]
         lines, columns = zip(*real, strict=True)
         found.append(
-            _Group(tensor(asked), tensor(tokens), (tensor(lines), tensor(columns)), tensor(kept), tensor(follows))
+            _Group(
+                tensor(asked),
+                tensor(tokens),
+                (tensor(lines), tensor(columns)),
+                tensor(kept),
+                tensor(follows),
+                begins=all(follow[0] == 0 for follow in follows),
+            )
         )
     return found
 
@@ -200,13 +208,13 @@ def _look(query: Any, key: Any, value: Any, hidden: Any) -> tuple[Any, Any]:
     """Attention, and the logarithm of what its weights added up to: what was looked at in parts can be put together.
 
     (rows, kinds, queries, heads, size) of queries, (rows, kinds, keys, size) of keys and values; the results are
-    (rows, kinds, queries, heads, size and 1).
+    (rows, kinds, queries, heads, the values' size and 1).
     """
     import torch
 
     rows, kinds, queries, heads, _ = query.shape
     step = max(1, SCORES // (rows * kinds * heads * key.shape[2]))
-    attend = _attend_on_processors if query.device.type == "cpu" else _attend_anywhere
+    attend = _attend_on_processors if _is_quick(query, key, value) else _attend_anywhere
     found = []
     for start in range(0, queries, step):
         seen_by = hidden if hidden is None else hidden[:, :, start : start + step]
@@ -223,11 +231,32 @@ def _attend_anywhere(query: Any, key: Any, value: Any, hidden: Any) -> tuple[Any
     most = scores.amax(-1, keepdim=True)
     whole = scores.sub_(most).exp_().sum(-1, keepdim=True)
     seen = scores.to(value.dtype).view(rows, kinds, -1, key.shape[2]) @ value
-    return seen.view(query.shape) / whole.to(value.dtype), most + whole.log()
+    return seen.view(*query.shape[:4], -1) / whole.to(value.dtype), most + whole.log()
+
+
+def _is_quick(query: Any, key: Any, value: Any) -> bool:
+    """Whether torch's attention for processors can do it: a sixth quicker for a hundred requests.
+
+    It is private to torch, for what is public tells no sums.
+    """
+    return bool(query.device.type == "cpu" and key.shape[3] == value.shape[3])
+
+
+def _look_back(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """As `_look`, where each token sees those before it and itself: half the work, and no list of what is hidden."""
+    import torch
+
+    rows, kinds, queries, heads, size = query.shape
+    seen, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query.transpose(2, 3).reshape(rows, kinds * heads, queries, size),
+        *(tensor.repeat_interleave(heads, dim=1) for tensor in (key, value)),
+        is_causal=True,
+        scale=1.0,
+    )
+    return tuple(part.reshape(rows, kinds, heads, queries, -1).transpose(2, 3) for part in (seen, weight))
 
 
 def _attend_on_processors(query: Any, key: Any, value: Any, hidden: Any) -> tuple[Any, Any]:
-    """The same in one go, a sixth quicker for a hundred requests; what torch offers publicly tells no sums."""
     import torch
 
     rows, kinds, queries, heads, size = query.shape
@@ -256,7 +285,8 @@ class OneByOne:
         found = []
         for row, tokens in unread.items():
             if row not in self._rows:
-                self._rows[row] = DynamicCache() if self.beginning is None else copy.deepcopy(self.beginning)
+                empty = DynamicCache(config=self.model.config) if self.beginning is None else self.beginning
+                self._rows[row] = copy.deepcopy(empty)
             ids = torch.tensor([list(tokens)], device=self.model.device)
             output = self.model(input_ids=ids, past_key_values=self._rows[row], use_cache=True, logits_to_keep=1)
             found.append(output.logits[0, -1])

@@ -216,6 +216,8 @@ def test_neither_the_prefix_cache_nor_the_size_of_batches_changes_answers(
     cached = engine.answer("tiny", requests)
     monkeypatch.setattr(engine_module, "TOGETHER", 4)
     assert engine.answer("tiny", requests) == cached
+    monkeypatch.setattr(engine_module, "TOKENS", 1)
+    assert engine.answer("tiny", requests) == cached
     monkeypatch.setattr(engine_module, "build", lambda *given: _unsplit(build(*given)))
     assert [answer.calls for answer in engine.answer("tiny", requests)] == [answer.calls for answer in cached]
 

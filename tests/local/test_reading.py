@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from drone_ft.local import reading
+from drone_ft.local import packing, reading
 
 HEADS, KEYS, SIZE, LAYERS = 6, 2, 8, 2
 PASSES = [{0: 9, 1: 2, 2: 40}, {0: 1, 2: 1}, {1: 5, 0: 1, 3: 12}, {3: 1, 1: 30}]
@@ -71,7 +71,7 @@ def test_each_row_sees_the_beginning_what_it_read_and_itself(
     torch.manual_seed(3)
     monkeypatch.setattr(reading, "SCORES", scores)
     if device == "any":
-        monkeypatch.setattr(reading, "_attend_on_processors", reading._attend_anywhere)
+        monkeypatch.setattr(reading, "_is_quick", lambda *_: False)
     shape = (1, KEYS, begun, SIZE)
     beginning = [(torch.randn(shape), torch.randn(shape)) for _ in range(LAYERS)] if begun else []
     model = Model(window, beginning)
@@ -89,3 +89,47 @@ def test_each_row_sees_the_beginning_what_it_read_and_itself(
     for (keys, values), layer in zip(reader.remembered(4), range(LAYERS), strict=True):
         assert torch.equal(keys[0], model.seen[4, layer][0][:, begun:])
         assert torch.equal(values[0], model.seen[4, layer][1][:, begun:])
+
+
+SMALL = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 64, "max_position_embeddings": 256}
+KINDS: dict[str, dict[str, Any]] = {
+    # values narrower than keys
+    "deepseek_v3": {
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "moe_intermediate_size": 32,
+        "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "q_lora_rank": 32,
+        "kv_lora_rank": 32, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12, "first_k_dense_replace": 1,
+    },
+    # layers that are no attention at all
+    "lfm2": {
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "layer_types": ["conv", "full_attention"],
+    },
+    # some layers see only what is near
+    "gemma3_text": {
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_other_kinds_read_rows_side_by_side_as_each_alone(kind: str) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**SMALL, **KINDS[kind])).eval()
+    begin, rows = list(range(60, 75)), {0: list(range(3, 30)), 1: list(range(40, 55)), 2: [7, 8, 9]}
+    with torch.inference_mode():
+
+        def alone(ids: list[int]) -> Any:
+            return model(torch.tensor([ids])).logits[0, -1]
+
+        first = torch.stack([alone([*begin, *ids]) for ids in rows.values()])
+        second = torch.stack([alone([*begin, *rows[row], row]) for row in (0, 2)])
+        if packing.can_pack(model):
+            packing.pack(model)
+        reader = reading.reader(model)
+        reader.read({0: begin})
+        reader = reading.reader(model, reader.remembered(0))
+        assert torch.allclose(reader.read(rows), first, atol=1e-5)
+        assert torch.allclose(reader.read({0: [0], 2: [2]}), second, atol=1e-5)
