@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
@@ -76,7 +75,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 def write(options: argparse.Namespace) -> int:
     """Have a model write train.jsonl and test.jsonl; what is left out is in ledger.jsonl, with its reasons."""
-    from drone_ft import asking, composing, dataset, endpoints, pipeline, prices
+    from drone_ft import asking, composing, dataset, endpoints, ledger, pipeline, prices
     from drone_ft.store import Store
     from drone_ft.synthesis import by_model
 
@@ -99,15 +98,14 @@ def write(options: argparse.Namespace) -> int:
     parts = {name: [e for e in examples if e.split == name] for name in ("train", "test")}
     for name, part in parts.items():
         dataset.write_jsonl(options.out / f"{name}.jsonl", dataset.to_jsonl(part, catalog))
-    ledger = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in writing.left_out]
-    dataset.write_jsonl(options.out / "ledger.jsonl", "".join(ledger))
-    result = {**{name: len(part) for name, part in parts.items()}, "left_out": len(ledger)}
+    ledger.write(options.out / "ledger.jsonl", writing.left_out)
+    result = {**{name: len(part) for name, part in parts.items()}, "left_out": len(writing.left_out)}
     if options.json:
         asked = {"asked": tally.new, "kept": tally.kept, "unanswered": tally.unanswered, "cost": tally.spent}
         print(json.dumps({**result, **asked}))
     else:
         print(f"{options.out}: {result['train']:,} to train on, {result['test']:,} to test with")
-        print(f"{len(ledger):,} left out, each with its reason in ledger.jsonl; {composing.costs(tally)}")
+        print(f"{len(writing.left_out):,} left out, each with its reason in ledger.jsonl; {composing.costs(tally)}")
     return 0
 
 
@@ -148,29 +146,50 @@ def export(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     """Fine-tune on a JSONL file, wait, print the tuned model's id."""
-    from drone_ft import checks, endpoints, fine_tuning, pipeline
+    from drone_ft import endpoints, fine_tuning, pipeline, trainings
     from drone_ft.store import Store
 
-    train, validation = _read(options.train), _read(options.validation) if options.validation else None
-    # a person may want to train in spite of these; and what another server takes is its own affair
-    passed = ("leak", "conflict", *(("too long",) if options.base_url else ()))
-    for found in checks.check(train, validation, "local"):
-        if found.severity == "error" and found.rule not in passed:
-            path = options.train if found.file == "training" else options.validation
-            raise DatasetError(f"{path.name} cannot be trained on. {_placed(found)} See all with: check {path}")
+    train, validation, is_less = _training_files(options)
     store, endpoint = Store(), _endpoint(options.base_url)
     client = endpoints.client(endpoint)
     if options.base_url and not options.model:
         raise DatasetError("Which model should be tuned? Name it with --model, as the server may have many.")
     model = options.model or pipeline.base_model(client)
+    if is_less:
+        _say(
+            f"{endpoint.name} takes no rules such as “this value only with that one”: they are left out of the "
+            "functions it is sent. Your files stay as they are."
+        )
     told = _Told()
 
     def tell(now: fine_tuning.Job) -> None:
         told(f"{now.status}: {now.message}", now.seconds_left)
 
-    job = pipeline.train(store, endpoint, client, train, validation, model, options.epochs, options.suffix, tell)
-    print(json.dumps({"model": job.tuned_model, "job": job.endpoint_job_id}) if options.json else job.tuned_model)
+    job = trainings.train(store, endpoint, client, train, validation, model, options.epochs, options.suffix, tell)
+    print(json.dumps({"model": job.answers_as, "job": job.endpoint_job_id}) if options.json else job.answers_as)
     return 0
+
+
+def _training_files(options: argparse.Namespace) -> tuple[str, str | None, bool]:
+    """The training and validation rows as the endpoint takes them, and whether it takes less than the files have."""
+    from drone_ft import checks, pipeline
+
+    target = pipeline.target(_endpoint(options.base_url)) if options.base_url else "local"
+    train, validation = _read(options.train), _read(options.validation) if options.validation else None
+    found = checks.check(train, validation, target)
+    fix = next((one.fix for one in found if one.rule == "unknown to target"), None)
+    if fix and checks.TARGETS[target].is_strict:
+        train, validation = checks.FIXES[fix](train, validation, target)
+        found = checks.check(train, validation, target)
+    # here a person may want to train in spite of these; and what a server of one's own is sent is the user's choice
+    passed = {"local": ("leak", "conflict"), "custom": ("unknown to target",)}.get(target, ())
+    for one in found:
+        if one.severity == "error" and one.rule not in passed:
+            path = options.train if one.file == "training" else options.validation
+            raise DatasetError(
+                f"{path.name} cannot be trained on. {_placed(one)} See all with: check {path} --for {target}"
+            )
+    return train, validation, bool(fix) and checks.TARGETS[target].is_strict
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -178,20 +197,21 @@ def evaluate(options: argparse.Namespace) -> int:
     from drone_ft import endpoints, evaluation, pipeline
     from drone_ft.store import Store
 
-    catalog = _catalog(options.catalog)
+    catalog, store, told = _catalog(options.catalog), Store(), _Told()
     cases = evaluation.read_cases(options.cases, catalog)
     models = list(dict.fromkeys(name.strip() for name in options.models.split(",") if name.strip()))
     if not models:
         raise DatasetError("No model was named. Name one or more: --models A,B")
-    client, told = endpoints.client(_endpoint(options.base_url)), _Told()
-    prompts = [case.prompt for case in cases]
+    endpoint, prompts = _endpoint(options.base_url), [case.prompt for case in cases]
+    client, shown = endpoints.client(endpoint), pipeline.sent(catalog, endpoint)
 
     def ask(model: str) -> tuple[list[evaluation.Answer], float]:
-        return evaluation.ask_all(
-            client, model, catalog, prompts, lambda done: told(f"{model}: {done} of {len(cases)} cases")
-        )
+        def tell(done: int) -> None:
+            told(f"{model}: {done} of {len(cases)} cases")
 
-    report = pipeline.compare(Store(), catalog, options.cases.stem, cases, models, ask)
+        return evaluation.ask_all(client, model, shown, prompts, tell, memory=store)
+
+    report = pipeline.compare(store, catalog, options.cases.stem, cases, models, ask)
     _print_report(report, options.json)
     return 0
 

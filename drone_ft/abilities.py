@@ -27,10 +27,10 @@ NO = re.compile(
     r"unsupported|not .{0,12}support|n't support|unrecogni[sz]ed|unknown|not permitted|extra_forbidden|unavailable"
     r"|deprecated|not (yet )?(implemented|allowed|available)|only (the )?(default|1)\b|'?response_format.*must be",
 )
+REFUSED = {"parallel_tool_calls": "several calls at once", "reasoning_effort": "thinking before a call"}
 WORDS = {
     ("max_tokens", "max_completion_tokens"): "has another name for the most it may write",
     ("max_completion_tokens", "max_tokens"): "has an older name for the most it may write",
-    ("reasoning_effort", "none"): "calls functions only without thinking first",
     ("json_schema", "json_object"): "is told in words how its JSON should look",
     ("json_object", "plain"): "is asked in words for JSON",
     ("tool_choice", "auto"): "cannot be made to call a function and may answer in words",
@@ -209,11 +209,13 @@ def _clear(refused: EndpointRefused, model: str, request: dict[str, Any]) -> End
 
 def told(learned: dict[str, str]) -> str:
     """What was changed for a model, for the user; empty when nothing was."""
-    parts = [
-        WORDS.get((name, what), f"takes no {name.replace('_', ' ')}" if what == LEFT_OUT else f"takes {name} as {what}")
-        for name, what in learned.items()
-    ]
-    if not parts:
-        return ""
-    joined = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"This model {joined}; requests are written to suit it, and nothing went wrong."
+    refused = [name for name, what in learned.items() if what in (LEFT_OUT, "none")]
+    others = [WORDS.get(pair, f"takes {pair[0]} as {pair[1]}") for pair in learned.items() if pair[0] not in refused]
+    sentences = ["Nothing is wrong."] if learned else []
+    if refused:
+        names = ", ".join(REFUSED.get(name, name.replace("_", " ")) for name in refused)
+        sentences.append(f"This app leaves out settings this model refuses: {names}.")
+    if others:
+        joined = " and ".join(", ".join(part) for part in (others[:-1], others[-1:]) if part)
+        sentences.append(f"This model {joined}; requests are written to suit it.")
+    return " ".join(sentences)

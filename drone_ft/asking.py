@@ -24,6 +24,7 @@ from drone_ft.pacing import AT_ONCE, Gate, Stopped
 
 IN_A_ROW = 20  # requests without an answer, at least, before the server is taken to be away
 LAST_WORD = 30.0  # seconds that whoever stops waits for answers that are being paid for
+TRIES = 4  # of one request; a server may have worked on, and bill, each whose answer was lost on the way
 ONE_REQUEST = (400, 413, 422)  # refusals that concern this request; any other meets every request
 
 
@@ -109,6 +110,7 @@ class Tally:
     input_tokens: int = 0
     output_tokens: int = 0
     at_once: int = 0  # requests the server is given at present
+    trouble: int | None = None  # the HTTP status that the server said last, where it was no answer
 
     @property
     def done(self) -> int:
@@ -235,7 +237,8 @@ def ask_all(
 ) -> Iterator[Reply]:
     """Replies as they come, in any order; a request answered before, now or in an earlier life, is not asked again.
 
-    `asks` is read as needed. Every new answer is in `kept` before it is handed on. A request that fails for its own
+    `asks` is read as needed. Every new answer is in `kept` before it is handed on. One whose answer never arrived (time
+    ran out, garbage came) is asked up to TRIES times, and billed as often. A request that fails for its own
     reasons is handed on without an answer; a refusal that would meet every one of them (bad key, unknown model, no
     money) is raised as EndpointRefused, a server that is away for all of them as EndpointUnavailable. `tell` hears of
     progress a few times a second and may raise to stop; where `stopped` says so, what is on the wire still comes.
@@ -254,7 +257,7 @@ def ask_all(
                     "What was answered is kept: start again when the server is well."
                 )
             if time.monotonic() - told > 0.2:
-                tell(dataclasses.replace(tally, at_once=asking.gate.inside))
+                tell(dataclasses.replace(tally, at_once=asking.gate.inside, trouble=asking.gate.trouble))
                 told = time.monotonic()
                 if stopped():
                     asking.gate.close()
@@ -351,7 +354,7 @@ class _Asking:
                 return answer
 
         try:
-            return Reply(ask, endpoints.patiently(paid, sleep=self.gate.nap), is_new=True)
+            return Reply(ask, endpoints.patiently(paid, TRIES, self.gate.nap), is_new=True)
         except EndpointError as error:
             if isinstance(error, EndpointRefused) and error.status not in ONE_REQUEST:
                 raise

@@ -18,7 +18,7 @@ import openai
 
 from drone_ft import abilities, asking
 from drone_ft.asking import Ask, Carried, Kept
-from drone_ft.endpoints import patiently, translated, upload
+from drone_ft.endpoints import patiently, translated
 from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
 
 MOST_REQUESTS = 50_000
@@ -33,7 +33,7 @@ AWAY = "the server is away, and is asked again within a minute"
 
 @dataclass(frozen=True)
 class Open:
-    """A batch that may be under way: where, whom and what it asks, the keys of its asks.
+    """A batch that may be under way: where, whom and what it asks, the keys of its asks, the id of its request file.
 
     It is written down before the batch is created, and until it is collected; `id` is empty until the server tells it.
     """
@@ -43,6 +43,7 @@ class Open:
     model: str
     purpose: str
     keys: tuple[str, ...]
+    file: str = ""
     id: str = ""
     created: float = 0.0
 
@@ -89,15 +90,11 @@ def parts(lines: Iterator[str], most: int = MOST_REQUESTS, most_bytes: int = MOS
         yield "".join(part)
 
 
-def submit(client: openai.OpenAI, text: str, tag: str) -> Batch:
-    """Hand over a request file; one with the same tag that is there already is taken instead of a second.
+def submit(client: openai.OpenAI, file: str, tag: str) -> Batch:
+    """A new batch of a request file, by its id; `tag` is one of its own, by which it is found again.
 
     Raises EndpointError. Creating is never repeated blindly: a server may have made what it did not confirm.
     """
-    found = find(client, tag)
-    if found:
-        return found
-    file = upload(client, "requests.jsonl", text, "batch")
     try:
         made = translated(
             lambda: client.batches.create(
@@ -108,19 +105,25 @@ def submit(client: openai.OpenAI, text: str, tag: str) -> Batch:
             )
         )
     except EndpointUnavailable:
+        found = None
         with contextlib.suppress(EndpointRefused):  # what was refused now says nothing of what was made before
-            found = find(client, tag)
+            found = find(client, tag, file)
         if not found:
             raise
         return found
     return _batch(made)
 
 
-def find(client: openai.OpenAI, tag: str) -> Batch | None:
-    """The newest batch with a tag of ours, if the endpoint has one."""
-    listed = patiently(lambda: client.batches.list(limit=100))
-    tagged = (batch for batch in islice(listed, MOST_LISTED) if (batch.metadata or {}).get(TAG) == tag)
-    found = translated(lambda: next(tagged, None))
+def find(client: openai.OpenAI, tag: str, file: str) -> Batch | None:
+    """The batch with a tag of ours, or of our request file, as some servers keep no tags; None where there is none.
+
+    Raises EndpointRefused (404) where the key set now does not show the file either, which says nothing of the batch.
+    """
+    listed = islice(patiently(lambda: client.batches.list(limit=100)), MOST_LISTED)
+    ours = (one for one in listed if (one.metadata or {}).get(TAG) == tag or one.input_file_id == file)
+    found = translated(lambda: next(ours, None))
+    if found is None:
+        patiently(lambda: client.files.retrieve(file))
     return _batch(found) if found else None
 
 
@@ -152,7 +155,9 @@ def follow(
             if ends_early and not batch.is_over and batch.status != "cancelling":
                 with contextlib.suppress(EndpointRefused):  # it is over by now, or will be in a moment
                     translated(lambda: client.batches.cancel(batch_id))
-        except EndpointUnavailable:
+        except EndpointUnavailable as error:
+            if error.status == 501:  # it will never know
+                raise
             batch, factor = dataclasses.replace(batch, message=AWAY), 2.0
         tell(batch)
         if batch.is_over:
@@ -213,7 +218,9 @@ def _body(row: dict[str, Any]) -> dict[str, Any]:
     if isinstance(body, dict) and response.get("status_code") == 200:
         return body
     said = error or (body.get("error") if isinstance(body, dict) else None) or {}
-    message = said.get("message") if isinstance(said, dict) else said
+    message = str((said.get("message") if isinstance(said, dict) else said) or "").rstrip(".")
+    if "expired" in str(said):
+        raise EndpointUnavailable("The batch expired before this was answered.")
     status = response.get("status_code") if isinstance(response, dict) else None
     raise EndpointUnavailable(
         f"The batch has no answer to this{f' (status {status})' if status else ''}: {message or 'no reason is given'}."

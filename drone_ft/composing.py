@@ -9,24 +9,38 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
-from drone_ft import asking, batches, endpoints, pacing, prices
+from filelock import FileLock, Timeout
+
+from drone_ft import asking, batches, endpoints, ledger, pacing, prices
 from drone_ft.asking import Ask, Reply, Tally
 from drone_ft.batches import Batch, Open
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import EndpointError, EndpointRefused, EndpointUnavailable
+from drone_ft.errors import DroneFTError, EndpointError, EndpointRefused, EndpointUnavailable
 from drone_ft.pacing import Gate
 from drone_ft.store import Store
 from drone_ft.synthesis import by_model
 from drone_ft.synthesis.by_model import Heard, Plan, Request, Writing
 
 PURPOSE = "write"
-STOPPED = "You stopped before this was asked. Start again to go on."
+STOPPED = "You stopped before this was asked."
 LEAST_BATCH = 20  # requests; fewer are asked one by one, as a batch may take a day
 MOST_WRITTEN = 4_000  # tokens of an answer that is paid for: three times the longest one may ask for
-GONE = (404, 405, 501)  # what servers say of a batch they do not know, and those without batches of any
+NO_BATCHES = (405, 501)  # what servers without batches say
+UNSEEN = 404  # of a batch that was deleted, and also of one of another key's or project's
+KEPT_SECONDS = 30 * 86_400  # after which a batch that is not seen is given up: what it answered is deleted by then
+HIDDEN = "a batch of an earlier writing is not seen with the key set now, and is kept for the key it was begun with"
+WAY_OUT = (
+    "Some of these requests are in a batch of an earlier writing that is not seen with the key set now, and asking "
+    "again may pay for them twice. Set the key it was begun with and start again: it is collected. To have all asked "
+    "and paid for anew, switch on “Ask anew what was answered before”, or in a terminal give another --seed."
+)
+BUSY = (
+    "Another writing by a model is under way in {folder}, in the app or in a terminal; two at once would pay for the "
+    "same. Wait for its end or stop it there, then start this one again."
+)
 log = logging.getLogger(__name__)
 
 
@@ -50,30 +64,43 @@ def compose(
 ) -> tuple[Writing, Tally]:
     """What the model wrote, and what came of the requests; stopped early, what there is by then.
 
-    Batches that an earlier writing left open are settled first, so that nothing paid for is lost or asked again.
-    Raises EndpointRefused, and EndpointUnavailable where no request at all was answered.
+    Batches that earlier writings left open at this endpoint, of whatever model, are settled first: those that are over
+    are collected, those that were asked the same are waited for or asked to end.
+    Raises EndpointRefused, also where such a batch is not seen with this key, EndpointUnavailable where no request at
+    all was answered, and DroneFTError while another writing is under way in the workspace.
     """
-    composer = _Composer(store, how, tell, stopped)
-    writing, tally = by_model.write(plan, composer.ask), composer.tally
+    try:
+        alone = FileLock(store.folder / "writing.lock").acquire(timeout=0)
+    except Timeout as error:
+        raise DroneFTError(BUSY.format(folder=store.folder)) from error
+    with alone:
+        composer = _Composer(store, how, tell, stopped)
+        writing, tally = by_model.write(plan, composer.ask), composer.tally
     if tally.unanswered and not (tally.new or tally.kept or stopped()):
-        reason = writing.left_out[0].reason
-        raise EndpointUnavailable(f"{how.model} answered none of {tally.unanswered:,} requests. {reason}")
+        reason = ledger.why_unanswered([dataclasses.asdict(one) for one in writing.left_out])
+        raise EndpointUnavailable(f"{how.model} answered none of {tally.unanswered:,} requests: {reason}")
     return writing, tally
 
 
 def costs(tally: Tally) -> str:
     """What the requests cost, in words: what is paid now, and what answers kept from before once cost."""
-    words = f"{tally.done:,} requests, {prices.words(tally.spent)}"
+    words = f"{tally.done:,} request{'s' * (tally.done != 1)}"
+    if tally.new:  # before, nobody knows; "free" would be a promise
+        words += f", {prices.words(tally.spent)}"
     if tally.unanswered:
         words += f", {tally.unanswered:,} without an answer"
     if tally.kept:
         words += f"; {tally.kept:,} of them answered before ({prices.words(tally.spent_before)}), not asked again"
+    if tally.trouble:
+        busy = tally.trouble == 429
+        said = "asks for patience (too many requests)" if busy else f"has errors (status {tally.trouble})"
+        words += f"; the server {said}"
     return words
 
 
 class _Composer:
     def __init__(self, store: Store, how: How, tell: Callable[[Tally, str], None], stopped: Callable[[], bool]) -> None:
-        self.tally = Tally()
+        self.tally, self._note = Tally(), ""
         self._store, self._how, self._tell, self._stopped = store, how, tell, stopped
         self._where = asking.where(how.endpoint).rstrip("/")
         self._gate = Gate(how.at_once)
@@ -103,7 +130,7 @@ class _Composer:
 
     def _told(self, tally: Tally) -> None:
         self.tally = tally
-        self._tell(tally, "")
+        self._tell(tally, self._note)
 
     # Batches
 
@@ -112,11 +139,11 @@ class _Composer:
         keys, early = {ask.key for ask in asks}, not self._how.batch
         words = "the batch of an earlier writing "
         words += "was asked to end, and what it has is collected first: " if early else "is waited for: "
-        for entry in [] if self._stopped() else self._store.batches(self._where, self._how.model):
+        for entry in [] if self._stopped() else self._store.batches(self._where):
             if any(key in keys and self._store.answer(key) is None for key in entry.keys):
                 self._finish(entry, words, early)
             else:
-                with contextlib.suppress(EndpointError):  # nothing here waits for it: another time will do
+                with contextlib.suppress(EndpointError):  # nothing in this round waits for it: another time will do
                     self._collect(entry, lambda batch_id: batches.look(self._client, batch_id))
 
     def _by_batch(self, asks: list[Ask]) -> dict[str, Heard]:
@@ -128,17 +155,22 @@ class _Composer:
         ahead, missing = self._at_once(missing[:1]), missing[1:]
         keys = iter(dict.fromkeys(ask.key for ask in missing))
         learned = self._store.get(str(self._client.base_url).rstrip("/"), self._how.model)
-        texts = batches.parts(batches.lines(missing, learned, self._more))
+        texts = takewhile(self._goes_on, batches.parts(batches.lines(missing, learned, self._more)))
         entries = [self._begin(text, tuple(islice(keys, text.count("\n")))) for text in texts]
         reasons = {key: reason for entry in entries for key, reason in self._finish(entry, "the batch is ").items()}
         return ahead | {ask.key: self._from_batch(ask, reasons) for ask in missing}
 
+    def _goes_on(self, text: str) -> bool:
+        self._tell(self.tally, "a batch is handed over")  # and so hears whether to stop
+        return not self._stopped()
+
     def _begin(self, text: str, keys: tuple[str, ...]) -> Open:
-        # Written down before there is a batch: whoever is killed now finds it by its tag.
-        entry = Open(uuid.uuid4().hex, self._where, self._how.model, PURPOSE, keys, created=time.time())
+        file = endpoints.upload(self._client, "requests.jsonl", text, "batch")
+        # Written down before there is a batch: whoever is killed now finds it by its tag or its file.
+        entry = Open(uuid.uuid4().hex, self._where, self._how.model, PURPOSE, keys, file, created=time.time())
         self._store.save_batch(entry)
         try:
-            entry = dataclasses.replace(entry, id=batches.submit(self._client, text, entry.tag).id)
+            entry = dataclasses.replace(entry, id=batches.submit(self._client, file, entry.tag).id)
         except EndpointRefused:  # it was not created
             self._store.remove_batch(entry.tag)
             raise
@@ -164,16 +196,23 @@ class _Composer:
             return dict.fromkeys(entry.keys, STOPPED)
 
     def _collect(self, entry: Open, see: Callable[[str], Batch]) -> dict[str, str]:
-        """Write down what a batch has, once it is over; the reasons for what has no answer."""
+        """Write down what a batch has, once it is over; the reasons for what has no answer.
+
+        Raises EndpointRefused for one that is not seen, which is no proof that it is not there.
+        """
         reasons: dict[str, str] = {}
         try:
-            batch_id = entry.id or getattr(batches.find(self._client, entry.tag), "id", "")
+            batch_id = entry.id or getattr(batches.find(self._client, entry.tag, entry.file), "id", "")
             batch = see(batch_id) if batch_id else None
         except EndpointError as error:
-            if getattr(error, "status", None) not in GONE:
+            status = getattr(error, "status", None)
+            if status == UNSEEN and time.time() - entry.created < KEPT_SECONDS:
+                self._note = HIDDEN
+                raise EndpointRefused(WAY_OUT, UNSEEN) from error
+            if status not in (UNSEEN, *NO_BATCHES):
                 raise
             log.warning("A batch is gone: %s", error)
-            self._tell(self.tally, f"a batch is gone: {error}")
+            self._note = f"a batch is gone: {error}"
             batch, reasons = None, dict.fromkeys(entry.keys, str(error))
         if batch and not batch.is_over:
             return reasons

@@ -55,16 +55,34 @@ def split(examples: Sequence[Example], test_share: float = 0.15, seed: int = 0) 
     Whole wordings are dealt out, never single rows, so that no test request has a twin in training; each
     function gives its share, and a function with a single wording keeps it for training.
     """
-    groups = _twins(examples)
+    return _deal([dataclasses.replace(example, split=None) for example in examples], test_share, seed)
+
+
+def place(new: Sequence[Example], among: Sequence[Example]) -> list[Example]:
+    """New examples with their split: beside their twins among those there, or dealt out as `split` deals.
+
+    However many come at a time, each function comes to its share; of its new wordings half at most are for testing.
+    """
+    return _deal([*complete_split(among), *new])[len(among) :]
+
+
+def _deal(examples: Sequence[Example], test_share: float = 0.15, seed: int = 0) -> list[Example]:
+    """The examples, those without a split given one."""
     by_function: dict[str, list[list[int]]] = {}
-    for group in groups:
+    for group in _twins(examples):
         by_function.setdefault(examples[group[0]].call.name, []).append(group)
-    test: dict[int, None] = {}
+    splits: dict[int, str] = {}
     for name, members in by_function.items():
-        random.Random(f"{seed}:{name}").shuffle(members)
-        take = min(len(members) - 1, round(len(members) * test_share)) if test_share > 0 else 0
-        test.update({index: None for group in members[:take] for index in group})
-    return [dataclasses.replace(e, split="test" if i in test else "train") for i, e in enumerate(examples)]
+        known = {id(g): next((s for i in g if (s := examples[i].split)), None) for g in members}
+        free = [group for group in members if not known[id(group)]]
+        random.Random(f"{seed}:{name}").shuffle(free)
+        share = min(len(members) - 1, round(len(members) * test_share)) if test_share > 0 else 0
+        due = max(0, share - sum(split == "test" for split in known.values()))
+        take = due if len(free) == len(members) else min(due, -(-len(free) // 2))
+        for group in members:
+            side = known[id(group)] or ("test" if group in free[:take] else "train")
+            splits.update({i: examples[i].split or side for i in group})
+    return [dataclasses.replace(example, split=splits[i]) for i, example in enumerate(examples)]
 
 
 def complete_split(examples: Sequence[Example]) -> list[Example]:
@@ -74,13 +92,6 @@ def complete_split(examples: Sequence[Example]) -> list[Example]:
         known = [examples[i].split for i in group if examples[i].split]
         splits.update({i: examples[i].split or known[0] if known else "train" for i in group})  # type: ignore[misc]
     return [dataclasses.replace(e, split=splits[i]) for i, e in enumerate(examples)]
-
-
-def place(new: Sequence[Example], among: Sequence[Example]) -> list[Example]:
-    """New examples with their split: beside their twins among those there; a whole new set is split afresh."""
-    if not any(example.split for example in among):
-        return split(new)
-    return complete_split([*among, *new])[len(among) :]
 
 
 def _twins(examples: Sequence[Example]) -> list[list[int]]:

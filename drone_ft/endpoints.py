@@ -43,6 +43,7 @@ HINTS: dict[str | int | None, str] = {
     403: "Check what this key may do.",
     404: "Check the name.",
 }
+NO_MODEL_SERVER = "This address shows a web page, not a model server. Check the base URL; most end in /v1."
 CLOSING = (
     "OpenAI takes no fine-tuning from organisations that never fine-tuned before (since 7 May 2026) or did not use a "
     "tuned model lately (since 2 July 2026), from 6 January 2027 on it takes none at all, and gpt-4.1 and gpt-4o, "
@@ -134,7 +135,7 @@ def _key(endpoint: Endpoint, given: str | None) -> str:
     variable = key_variable(endpoint)
     key = (given or os.environ.get(variable) or "").strip()
     if not key and endpoint.kind in ("openai", "azure"):
-        raise EndpointRefused(f"No key for {endpoint.base_url}: {variable} is not set. Set it and try again.", 401)
+        raise EndpointRefused(f"{endpoint.name} needs a key: {variable} is not set. Set it and try again.", 401)
     if any(not 32 < ord(letter) < 127 for letter in key):
         raise EndpointRefused(f"The key for {endpoint.name} has letters that no key has. Copy it again.", 401)
     return key or ("local" if endpoint.is_local else "none")
@@ -195,7 +196,7 @@ def translated(call: Callable[[], T]) -> T:
     except openai.APITimeoutError as error:
         raise EndpointUnavailable("The server took too long to answer. Try again, or ask less at once.") from error
     except openai.APIConnectionError as error:
-        url = error.request.url.copy_with(userinfo=b"", query=None) if error.request else "its address"
+        url = _base(str(error.request.url.copy_with(userinfo=b"", query=None))) if error.request else "its address"
         raise EndpointUnavailable(f"No server answers at {url}. Start it, or check the base URL.") from _harmless(error)
     except openai.APIStatusError as error:
         raise _refusal(error) from _harmless(error)
@@ -206,9 +207,16 @@ def translated(call: Callable[[], T]) -> T:
     if isinstance(result, str):
         # The client hands on what is no JSON, such as a proxy's page, as plain text.
         raise EndpointUnavailable(
-            "The server sent a text that is no answer. Check the base URL (most end in /v1), or try again."
+            NO_MODEL_SERVER
+            if result.lstrip().startswith("<")
+            else "The server sent a text that is no answer. Check the base URL (most end in /v1), or try again."
         )
     return result
+
+
+def _base(url: str) -> str:
+    """The base URL of what was asked, as people know it."""
+    return re.sub(r"/(models|chat|completions|fine_tuning|files|batches)(/.*)?$", "", url)
 
 
 def _refusal(error: openai.APIStatusError) -> EndpointError:

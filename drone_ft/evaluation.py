@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -288,6 +289,11 @@ class Report:
         """The outcome of every case, in order."""
         return [score(c, a, self.reject) for c, a in zip(self.cases, self.answers[model], strict=True)]
 
+    def pace(self, model: str) -> float:
+        """The seconds an answer took, the median; their share of the whole where the answers do not tell."""
+        own = [answer.seconds for answer in self.answers[model] if answer.seconds and not answer.error]
+        return statistics.median(own) if own else self.seconds[model] / max(1, len(self.cases))
+
     def outcomes(self, model: str) -> dict[Outcome, int]:
         """How many answers had each outcome, all outcomes listed."""
         scores = self.scores(model)
@@ -343,6 +349,7 @@ class Report:
             "outcomes": {outcome.value: count for outcome, count in self.outcomes(model).items()},
             **{name: {"correct": correct, "of": of} for name, (correct, of) in shares.items()},
             "seconds_per_case": round(self.seconds[model] / len(self.cases), 4) if self.cases else None,
+            "seconds_per_answer": round(self.pace(model), 4) if self.cases else None,
         }
 
     def _share(self, model: str, wanted: Callable[[Case], bool]) -> tuple[int, int]:

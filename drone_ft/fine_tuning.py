@@ -33,6 +33,7 @@ MOST_JOBS = 2_000
 # Seconds before each look for a job whose creation was not answered: it may appear a little later.
 LOOKS = (1.0, 4.0)
 CREATIONS = 3
+CREATION_SECONDS = 300.0  # after which a job that its endpoint does not know was never created
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,17 @@ class Job:
     cost: float | None = None
     result_files: list[str] = field(default_factory=list)  # the endpoint's ids of them
     training_file: str = ""  # the endpoint's id of what we uploaded
+    deployment: str = ""  # the name somebody gave the tuned model at Azure, where it answers under that one alone
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.status in OVER
+
+    @property
+    def answers_as(self) -> str | None:
+        """The name under which its model is asked; None before there is one."""
+        return self.deployment or self.tuned_model
 
 
 def start(
@@ -84,8 +91,7 @@ def start(
     suffix: str = "",
     seed: int | None = None,
     *,
-    tag: str | None = None,
-    uploaded: str = "",
+    lost: Job | None = None,
     catalog: str = "",
     save: Callable[[Job], None] = lambda job: None,
     sleep: Callable[[float], None] = tenacity.nap.sleep,
@@ -93,24 +99,41 @@ def start(
     """Upload the data and create the job; raises EndpointError, TrainingClosed where the endpoint takes none.
 
     The creation is never repeated blindly: `save` gets the job before it is created, and whoever is killed then comes
-    with its id as `tag`, and its `uploaded` file, to take over what there is. A creation refused is saved as failed.
+    with it as `lost`, to take over what there is. A creation refused is saved as failed.
     """
     count = sum(bool(line.strip()) for line in train_jsonl.split("\n"))
-    job = Job(tag or uuid.uuid4().hex[:12], endpoint, "", model, suffix, epochs, CREATING, time.time(), examples=count)
+    id = lost.id if lost else uuid.uuid4().hex[:12]
+    job = Job(id, endpoint, "", model, suffix, epochs, CREATING, time.time(), examples=count)
     job = dataclasses.replace(job, catalog=catalog, seed=seed)
     made = None
-    if tag:
+    if lost:
+        job = dataclasses.replace(job, created=lost.created, training_file=lost.training_file)
         with _failed(job, save):
-            made = _look(client, tag, uploaded, sleep, (0.0,), "the app ended before it was told.")
+            made = _look_again(client, job, sleep)
     if made is None:
         request = _request(client, job, train_jsonl, validation_jsonl, sleep)
-        job = dataclasses.replace(job, training_file=request["training_file"])
+        # Only now, as the upload may take minutes: the time counts from here in which the job may appear.
+        job = dataclasses.replace(job, training_file=request["training_file"], created=time.time())
         save(job)
         with _failed(job, save):
             made = _create(client, job.id, sleep, **request)
     return dataclasses.replace(
-        job, endpoint_job_id=made.id, status=made.status, training_file=made.training_file or uploaded
+        job, endpoint_job_id=made.id, status=made.status, training_file=made.training_file or job.training_file
     )
+
+
+def _look_again(client: openai.OpenAI, job: Job, sleep: Callable[[float], None]) -> FineTuningJob | None:
+    """A job of an app that ended before it was told; None where another one can be created and none is paid twice."""
+    left = CREATION_SECONDS - (time.time() - job.created) if job.endpoint != LOCAL else 0.0
+    waits = (0.0, *LOOKS) if left > 0 else (0.0,)
+    made = _look(client, job.id, job.training_file, sleep, waits, "the app ended before it was told.")
+    if made is None and left > 0:
+        minutes = math.ceil(left / 60)
+        raise EndpointUnavailable(
+            f"This training was handed over to {job.endpoint} before, without an answer. It may still appear there, "
+            f"and a second one would be paid for as well. Try again in {minutes} minute{'s' if minutes > 1 else ''}."
+        )
+    return made
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ class Gate:
         self.inside = 0
         self.tokens = 1.0
         self.is_closed = False
+        self.trouble: int | None = None  # the HTTP status of the last reply, where it was no answer
         self._clock, self._wait = clock, wait
         self._changed = threading.Condition()
         self._open_at = self._halve_at = clock()
@@ -58,11 +59,13 @@ class Gate:
             self.inside -= 1
             now = self._clock()
             if isinstance(error, EndpointUnavailable):
+                self.trouble = error.status
                 if error.status == 429 and now >= self._halve_at:
                     self.allowed = max(1.0, self.allowed / 2)
                     self._halve_at = now + HALVE_AGAIN
                 self._open_at = max(self._open_at, now + min(error.wait or 0.0, LONGEST_PAUSE))
             elif error is None:
+                self.trouble = None
                 self.allowed = min(float(self.limit), self.allowed + 1 / self.allowed)
             self._changed.notify_all()
 

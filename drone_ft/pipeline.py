@@ -5,7 +5,6 @@ Each function takes the store, a Progress and its settings; it reads values, cal
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import openai
-from filelock import FileLock
 
 from drone_ft import (
     asking,
@@ -36,6 +34,7 @@ from drone_ft import (
     permutations,
     probing,
     synthesis,
+    trainings,
 )
 from drone_ft.catalog import Catalog, default_catalog
 from drone_ft.dataset import Example
@@ -44,20 +43,17 @@ from drone_ft.errors import (
     DatasetError,
     DroneFTError,
     EndpointError,
-    EndpointRefused,
-    EndpointUnavailable,
     TrainingClosed,
     WorkCancelled,
 )
 from drone_ft.evaluation import Case, Report
-from drone_ft.fine_tuning import CREATING, Job
+from drone_ft.fine_tuning import Job
 from drone_ft.store import Store
 from drone_ft.synthesis import by_model
 from drone_ft.work import Progress, StepProgress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
-CREATION_SECONDS = 300.0  # after which a job that its endpoint does not know was never created
 MOST_LEFT_OUT = 300  # of a ledger, kept with its run; all of it is in a file
 
 
@@ -92,7 +88,7 @@ def demo(store: Store, progress: Progress, epochs: int | None = None, seed: int 
         client = endpoints.client(endpoint)
         base = base_model(client)
     job = _tune(store, progress, endpoint, client, train, test, base, epochs, "drone-demo", catalog.name, seed)
-    models = {"base": base, "tuned": str(job.tuned_model)}
+    models = {"base": base, "tuned": str(job.answers_as)}
     cases = evaluation.read_cases(CASES / "drone.jsonl", catalog)
     asked = {role: Asked(endpoint, client, model) for role, model in models.items()}
     _evaluate(store, progress, catalog, "drone", cases, asked)
@@ -125,8 +121,9 @@ def compose(
 ) -> None:
     """Have a model write for calls of the current catalog; its examples join those there.
 
-    Result: model, written, left_out (the first of the ledger), ledger (its file), left_out_count, cost and cost_before
-    in US dollars (None where a price is unknown). Stopped early, what is written by then is kept.
+    Result: model, written, left_out (the first of the ledger), ledger (its file), left_out_count (of which had,
+    not_asked, unanswered), answered (requests, now), cost and cost_before in US dollars (None where a price is
+    unknown). Stopped early, what is written by then is kept.
     """
     progress.plan(("server", _reaching(endpoint)), ("write", "Write commands and impossible requests"))
     catalog = store.catalog()
@@ -144,18 +141,25 @@ def compose(
         ids = {example.id for example in store.examples(catalog.name)}
         new = [example for example in writing.examples if example.id not in ids]
         store.add_examples(dataset.place(new, store.examples(catalog.name)), catalog.name)
-        left_out = [dataclasses.asdict(one) for one in writing.left_out[:MOST_LEFT_OUT]]
+        had = [by_model.LeftOut(e.call.to_json(), e.prompt, ledger.HAVE) for e in writing.examples if e.id in ids]
+        left_out = [*writing.left_out, *had]
+        not_asked = sum(one.reason.endswith(composing.STOPPED) for one in left_out)
         progress.remember(
             written=len(new),
-            left_out=left_out,
-            ledger=ledger.keep(store.folder, progress.run.id, writing.left_out),
-            left_out_count=len(writing.left_out),
+            left_out=[dataclasses.asdict(one) for one in left_out[:MOST_LEFT_OUT]],
+            ledger=ledger.keep(store.folder, progress.run.id, left_out),
+            left_out_count=len(left_out),
+            had=len(had),
+            not_asked=not_asked,
+            unanswered=tally.unanswered,
+            answered=tally.new,
             cost=tally.spent,
             cost_before=tally.spent_before,
         )
         if stopped:
-            raise WorkCancelled("The writing was stopped. Start it again; what was answered is not asked twice.")
-        words = f"{_mix(new, catalog)}, {len(writing.left_out):,} left out; {composing.costs(tally)}"
+            raise WorkCancelled("The writing was stopped. Go on when you like: what was answered is not asked twice.")
+        unfit = max(0, len(writing.left_out) - tally.unanswered)
+        words = f"{_mix(new, catalog)}, {unfit:,} left out; {composing.costs(tally)}"
         step.update(tally.done, tally.done, words)
 
 
@@ -168,7 +172,8 @@ def _compose(
 
     def tell(tally: asking.Tally, note: str) -> None:
         nonlocal stopped
-        words = f"{how.model}: {composing.costs(tally)}" + (f"; {note}" if note else f", {tally.at_once} at once")
+        pace = f", {tally.at_once} at once" if tally.at_once else ""
+        words = f"{how.model}: {composing.costs(tally)}" + (f"; {note}" if note else pace)
         try:
             step.update(tally.done, max(expected, tally.done + 1), words)
         except WorkCancelled:
@@ -195,16 +200,17 @@ def tune(
     The examples kept aside are sent along for validation unless told otherwise; `fixes` names changes of
     `checks.FIXES`. What a hosted endpoint would refuse, or take money for in vain, raises DatasetError before it.
     """
-    progress.plan(("server", _reaching(endpoint)), ("tune", "Fine-tune the model"))
+    progress.plan(("check", "Check the examples"), ("server", _reaching(endpoint)), ("tune", "Fine-tune the model"))
     catalog = store.catalog()
-    progress.remember(catalog=catalog.name)
-    examples = approved(store.examples(catalog.name))
+    progress.remember(catalog=catalog.name, closed=False)
+    with progress.step("check"):
+        examples = approved(store.examples(catalog.name))
+        rules = "local" if endpoint == endpoints.LOCAL else target(known_place(store, endpoint))
+        train, test = training_files(examples, catalog, rules, fixes)
+        if endpoint != endpoints.LOCAL:
+            _preflight(train, test if validate else None, rules, catalog)
     with progress.step("server"):
         there = place(store, endpoint)
-        rules = target(there)
-        train, test = training_files(examples, catalog, rules, fixes)
-        if not there.is_local:
-            _preflight(train, test if validate else None, rules, catalog)
         client = endpoints.client(there)
         model = model or base_model(client)
     _tune(store, progress, there, client, train, test if validate else "", model, epochs, suffix, catalog.name, seed)
@@ -382,132 +388,6 @@ def _preflight(train: str, validation: str | None, target: str, catalog: Catalog
         )
 
 
-def train(
-    store: Store,
-    endpoint: Endpoint,
-    client: openai.OpenAI,
-    train_jsonl: str,
-    validation_jsonl: str | None,
-    model: str,
-    epochs: int | str,
-    suffix: str,
-    tell: Callable[[Job], None],
-    seed: int | None = None,
-    catalog: str = "",
-    before: str = "",
-) -> Job:
-    """Start a job, kept in the store with its data before it is created, and follow it; `tell` may raise WorkCancelled.
-
-    The same training started again goes on with its job, unless that is over; with the one whose id is `before` also
-    where that has made its model.
-    """
-    settings, data = (model, epochs, suffix, seed), (train_jsonl, validation_jsonl or "")
-    # Held while a job is created: whoever starts the same training meanwhile waits, and then finds it.
-    with FileLock(store.folder / "creating.lock"):
-        job = _begun(store, client, endpoint.name, settings, data, before)
-        if job is None or job.status == CREATING:
-
-            def save(now: Job) -> None:
-                store.save_job(now, *data)
-
-            job = fine_tuning.start(
-                client,
-                endpoint.name,
-                train_jsonl,
-                validation_jsonl or None,
-                *settings,
-                tag=job.id if job else None,
-                uploaded=job.training_file if job else "",
-                catalog=catalog,
-                save=save,
-            )
-            save(job)
-    return fine_tuning.follow(client, job, store.save_job, tell)
-
-
-def _begun(
-    store: Store,
-    client: openai.OpenAI,
-    endpoint: str,
-    settings: tuple[str, int | str, str, int | None],
-    data: tuple[str, str],
-    before: str,
-) -> Job | None:
-    """The newest job of this very training that is not over, or is the one of `before`; none that ended badly."""
-    *same, seed = settings
-    for job in store.jobs():
-        is_over = job.is_over if job.id != before else job.status in ("failed", "cancelled")
-        if is_over or job.endpoint != endpoint or [job.model, job.epochs, job.suffix] != same:
-            continue
-        is_seed = job.seed == seed or (seed is None and job.status != CREATING)  # the endpoint chose one
-        if not is_seed or store.job_data(job.id) != data:
-            continue
-        if job.status == CREATING:
-            return job
-        with contextlib.suppress(EndpointRefused):  # it is gone there
-            job = fine_tuning.refresh(client, store.job(job.id) or job)
-            store.save_job(job)
-            if job.status not in ("failed", "cancelled"):
-                return job
-    return None
-
-
-def catch_up(store: Store, reach: Callable[[str], openai.OpenAI]) -> None:
-    """Bring jobs nobody follows any more (an app that was killed) to where their endpoints see them.
-
-    `reach` gives a client for an endpoint's name; one that cannot be reached now is left for another time.
-    """
-    forgotten = [job for job in store.jobs() if not job.is_over]
-    for name in dict.fromkeys(job.endpoint for job in forgotten):
-        with contextlib.suppress(EndpointError):
-            _catch_up(store, reach(name), [job for job in forgotten if job.endpoint == name])
-
-
-def _catch_up(store: Store, client: openai.OpenAI, forgotten: list[Job]) -> None:
-    with contextlib.suppress(EndpointUnavailable):
-        for job in forgotten:
-            try:
-                # A job of the list has no events; with those it has, only the new ones are fetched.
-                now = _caught_up(client, store.job(job.id) or job)
-                if now.status != CREATING:  # somebody may be about to save it otherwise
-                    store.save_job(now)
-            except EndpointRefused as error:
-                if error.status != 404:
-                    raise
-                lost = "The server no longer knows this training. Start it again."
-                if job.endpoint != endpoints.LOCAL:  # perhaps another key or address is set just now: nothing is final
-                    lost = f"{job.endpoint} does not know this training, with the key and address set now."
-                status = "failed" if job.endpoint == endpoints.LOCAL else job.status
-                store.save_job(dataclasses.replace(job, status=status, message=lost, seconds_left=None))
-
-
-def _caught_up(client: openai.OpenAI, job: Job) -> Job:
-    """The job as its endpoint sees it now; one whose creation nobody saw end is looked for by its tag."""
-    if job.status == CREATING:
-        made = fine_tuning.find(client, job.id, job.training_file)
-        if made is None:
-            if time.time() - job.created < CREATION_SECONDS:  # somebody may be about to create it
-                return job
-            # Where even our upload is not known, the key or the address may be another one now: that proves nothing.
-            endpoints.patiently(lambda: client.files.retrieve(job.training_file))
-            words = "It was never created: the app ended before. Start it again."
-            return dataclasses.replace(job, status="failed", message=words)
-        job = dataclasses.replace(job, endpoint_job_id=made.id)
-    return fine_tuning.refresh(client, job)
-
-
-def find_again(store: Store, endpoint: str, client: openai.OpenAI) -> tuple[int, int]:
-    """Bring back the trainings of ours that an endpoint knows and the store lost: how many it knows, and how many came.
-
-    What the store has stays as it is.
-    """
-    found = fine_tuning.found_again(client, endpoint)
-    lost = [job for job in found if store.job(job.id) is None]
-    for job in lost:
-        store.save_job(fine_tuning.refresh(client, job))
-    return len(found), len(lost)
-
-
 def compare(
     store: Store,
     catalog: Catalog,
@@ -550,16 +430,21 @@ def _tune(
             if progress.run.result.get("job_id") != now.id:
                 progress.remember(job_id=now.id)
             done, total = fine_tuning.progress(now)
-            step.update(done, total, now.message, now.seconds_left)
+            is_counted = now.events and now.events[-1]["type"] == "metrics" and now.events[-1]["message"] == now.message
+            step.update(done, total, "" if is_counted else now.message, now.seconds_left)
+
+        def waiting() -> bool:
+            step.update(0, 0, "Another training is being handed over; this one follows")
+            return False
 
         settings = (model, epochs, suffix, tell, seed, catalog, str(progress.run.result.get("job_id", "")))
         try:
-            job = train(store, endpoint, client, train_jsonl, validation, *settings)
+            job = trainings.train(store, endpoint, client, train_jsonl, validation, *settings, waiting)
         except TrainingClosed:
             progress.remember(closed=True)
             raise
-        step.note(f"{job.tuned_model}")
-    progress.remember(model=job.tuned_model)
+        step.note(f"{job.answers_as}")
+    progress.remember(model=job.answers_as)
     return job
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import httpx2
 import openai
 
-from drone_ft.endpoints import CLOSING, Endpoint, client, patiently, translated
+from drone_ft.endpoints import CLOSING, NO_MODEL_SERVER, Endpoint, client, key_variable, patiently, translated
 from drone_ft.errors import EndpointError, EndpointRefused, TrainingClosed
 
 NO_NEW_JOBS = datetime.date(2027, 1, 6)  # at OpenAI
@@ -22,10 +23,10 @@ NO_CHAT = re.compile(
 
 @dataclass(frozen=True)
 class Probe:
-    """What a test of an endpoint found, and the one sentence that says it.
+    """What a test of an endpoint found, and the one sentence that says it; `facts` are its parts, one a line.
 
     None means unknown. `chat` are those of `models` that seem made for chat; `retires` the days on which models stop
-    answering, the soonest first.
+    answering, the soonest first; `closing` says it of the models that still answer.
     """
 
     sentence: str
@@ -35,6 +36,8 @@ class Probe:
     chat: tuple[str, ...] = ()
     can_tune: bool | None = None
     retires: tuple[tuple[str, datetime.date], ...] = ()
+    facts: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
 
 
 def probe(endpoint: Endpoint, key: str | None = None, today: datetime.date | None = None) -> Probe:
@@ -43,7 +46,9 @@ def probe(endpoint: Endpoint, key: str | None = None, today: datetime.date | Non
         asked = client(endpoint, timeout=10.0, key=key)
         known = listed(asked, attempts=2)
     except EndpointRefused as error:
-        return Probe(f"{_title(endpoint)}: {error}", True, key_accepted=False if error.status == 401 else None)
+        if error.status == 401:
+            return Probe(key_wanted(endpoint, key), True, key_accepted=False)
+        return Probe(f"{_title(endpoint)}: {error}", True)
     except EndpointError as error:
         return Probe(f"{_title(endpoint)}: {error}", False)
     except (ValueError, httpx2.InvalidURL):  # what the client says of an address that cannot be one
@@ -55,17 +60,25 @@ def probe(endpoint: Endpoint, key: str | None = None, today: datetime.date | Non
     today = today or datetime.date.today()
     can_tune, tuning = _tuning(endpoint, asked, today)
     taken = " and takes the key" if endpoint.kind in ("openai", "azure") else ""
-    words = f"{_title(endpoint)} answers{taken}: {_count(len(chat))} for chat{_named(chat)}"
     others = f", {_count(len(models) - len(chat))} for other things" if len(models) > len(chat) else ""
-    sentence = f"{words}{others}; {tuning}{_retiring(retires, today)}."
-    return Probe(sentence, True, True if taken else None, models, chat, can_tune, retires)
+    facts = (f"{_title(endpoint)} answers{taken}", f"{_count(len(chat))} for chat{_named(chat)}{others}", tuning)
+    closing = _closing([pair for pair in retires if pair[1] >= today])
+    sentence = f"{facts[0]}: {'; '.join((*facts[1:], *closing))}."
+    return Probe(sentence, True, True if taken else None, models, chat, can_tune, retires, facts, closing)
+
+
+def key_wanted(endpoint: Endpoint, key: str | None) -> str:
+    """What to do about a key that is missing or refused."""
+    if key or os.environ.get(key_variable(endpoint)):
+        return f"{_title(endpoint)} does not accept this key. Paste another one."
+    return f"{_title(endpoint)} needs a key."
 
 
 def listed(asked: openai.OpenAI, attempts: int = 4) -> list[Any]:
     """The models a server lists, each with its id and what else is told; raises EndpointError for no such list."""
     models = patiently(lambda: _rows(asked.models.list), attempts)
     if models is None:
-        raise EndpointError("The server's answer is no list of models. Check the base URL: most end in /v1.")
+        raise EndpointError(NO_MODEL_SERVER)
     return [model for model in models if isinstance(getattr(model, "id", None), str)]
 
 
@@ -115,10 +128,26 @@ def _named(names: tuple[str, ...], most: int = 4) -> str:
     return f" ({', '.join(names[:most])}{more})"
 
 
-def _retiring(retires: tuple[tuple[str, datetime.date], ...], today: datetime.date, most: int = 3) -> str:
-    coming = [(name, day) for name, day in retires if day >= today]
-    told = [f"{name} stops answering on {day.day} {day:%B %Y}" for name, day in coming[:most]]
-    return "".join(f"; {words}" for words in told) + (f"; {len(coming) - most} more later" if coming[most:] else "")
+def _closing(coming: list[tuple[str, datetime.date]], most: int = 3) -> tuple[str, ...]:
+    """Which models stop answering on which day, a sentence for each day."""
+    days: dict[datetime.date, list[str]] = {}
+    for name, day in coming:
+        days.setdefault(day, []).append(name)
+    told = [_stop(names, day) for day, names in list(days.items())[:most]]
+    later = sum(len(names) for names in list(days.values())[most:])
+    return (*told, *([f"{later} more later"] if later else []))
+
+
+def _stop(names: list[str], day: datetime.date, most: int = 4) -> str:
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    *first, last = [*names[:most], *more]
+    who = f"{', '.join(first)} and {last}" if first else last
+    return f"{who} {'stop' if first else 'stops'} answering on {date(day)}"
+
+
+def date(day: datetime.date) -> str:
+    """A day as people write it: 14 January 2027."""
+    return f"{day.day} {day:%B %Y}"
 
 
 def _day(value: Any) -> datetime.date | None:

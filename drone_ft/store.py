@@ -105,7 +105,7 @@ answers = sa.Table(
     sa.Column("by_batch", sa.Boolean, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
-# Batches that may be under way: whoever writes next, with whatever settings, brings them to their ends.
+# Batches that may be under way: a later writing at their place, of whatever model, collects those that are over.
 batches = sa.Table(
     "batches",
     metadata,
@@ -114,6 +114,7 @@ batches = sa.Table(
     sa.Column("model", sa.String, nullable=False),
     sa.Column("purpose", sa.String, nullable=False),
     sa.Column("keys", sa.JSON, nullable=False),
+    sa.Column("file", sa.String, nullable=False),
     sa.Column("id", sa.String, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
@@ -449,11 +450,11 @@ class Store:
 
     # Batches that may be under way
 
-    def batches(self, base_url: str, model: str) -> list[Open]:
-        """The batches asked of a model at a place and not collected yet, the oldest first."""
-        here = sa.and_(batches.c.base_url == base_url, batches.c.model == model)
+    def batches(self, base_url: str) -> list[Open]:
+        """The batches asked of a place's models and not collected yet, the oldest first."""
+        query = sa.select(batches).where(batches.c.base_url == base_url).order_by(batches.c.created)
         with self._transaction() as connection:
-            rows = connection.execute(sa.select(batches).where(here).order_by(batches.c.created)).mappings().all()
+            rows = connection.execute(query).mappings().all()
         return [Open(**{**row, "keys": tuple(row["keys"])}) for row in rows]
 
     def save_batch(self, batch: Open) -> None:

@@ -14,7 +14,7 @@ writing = runs.under_way("write", "compose")
 if writing:
     runs.watch(writing)
 elif not examples.failed_writing() and not every:
-    examples.empty(catalog, first=not composing.is_open())
+    examples.empty(catalog, first=not (composing.is_open() or composing.goes_on()))
 if not writing:
     composing.outcome()
     composing.offer(catalog)

@@ -201,17 +201,19 @@ class State:
         self.troubles: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
+        self.billed: Counter[str] = Counter()  # worked on, also where the answer is lost
         self.under_way = self.most_under_way = 0
         self.tokens = 0
 
     def counters(self) -> Body:
-        """What was asked and answered how often; `asked` and `answered` by the last words of the person."""
+        """What was asked and answered how often; `asked`, `answered` and `billed` by the last words of the person."""
         return {
             "requests": dict(self.requests),
             "statuses": dict(self.statuses),
             "troubles": dict(self.troubles),
             "asked": dict(self.asked),
             "answered": dict(self.answered),
+            "billed": dict(self.billed),
             "most_under_way": self.most_under_way,
             "tokens": self.tokens,
             "jobs": len(self.jobs),
@@ -354,11 +356,13 @@ async def chat(request: Request) -> Response:
                 raise busy
             if kind == "500":
                 raise Refused(500, _no("The server had an error while processing your request."))
+            state.billed[words] += 1
             if kind == "timeout":
                 await asyncio.sleep(script.hang)
                 raise Refused(504, _no("Gateway timeout."))
             return _garbage(state.reply(body), draw)
         made = state.reply(body)
+        state.billed[words] += 1
         state.answered[words] += 1
         return JSONResponse(made, headers=headers)
     finally:
@@ -624,6 +628,7 @@ def _finish(state: State, found: Body, share: float, status: str) -> None:
             if draw.random() < state.script.trouble:
                 raise Refused(500, _no("The server had an error while processing your request."))
             answer, code = state.reply(line["body"]), 200
+            state.billed[words] += 1
             state.answered[words] += 1
             done.append(row)
         except Refused as refused:

@@ -266,7 +266,7 @@ def test_a_refusal_in_words_is_the_text() -> None:
 # A real server
 
 
-def test_against_a_server_with_trouble_every_request_ends_answered_or_explained_and_none_twice() -> None:
+def test_against_a_server_with_trouble_every_request_ends_answered_once_or_explained() -> None:
     store = Store()
     with running(Script(trouble=0.1, hang=5.0, at_once=8)) as server:
         gate = quick(8)
@@ -279,6 +279,10 @@ def test_against_a_server_with_trouble_every_request_ends_answered_or_explained_
         assert len(replies) == 150 and all(reply.answer or reply.reason for reply in replies)
         assert sum(reply.answer is not None for reply in replies) >= 148
         assert max(counters["answered"].values()) == 1 and counters["most_under_way"] <= 8
+        # Not promised: a request whose answer was lost on the way is asked again, and a real server bills each try.
+        assert 1 < max(counters["billed"].values()) <= asking.TRIES
+        lost = counters["troubles"]["timeout"] + counters["troubles"]["garbage"]
+        assert sum(counters["billed"].values()) == sum(counters["answered"].values()) + lost
         list(ask_all([r.ask for r in replies if r.answer], asking.sender(client, store), store))
         assert server.state.counters()["asked"] == counters["asked"], "what was answered is not asked again"
 

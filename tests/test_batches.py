@@ -11,7 +11,8 @@ import pytest
 from drone_ft import batches
 from drone_ft.asking import Ask, ask_all, sender
 from drone_ft.batches import Batch, Open
-from drone_ft.errors import EndpointUnavailable, WorkCancelled
+from drone_ft.endpoints import upload
+from drone_ft.errors import EndpointRefused, EndpointUnavailable, WorkCancelled
 from drone_ft.store import Store
 from tests.scripted import Script, Server, running
 
@@ -30,7 +31,11 @@ def entry(wanted: list[Ask]) -> Open:
 
 def sent(server: Server, wanted: list[Ask], tag: str = "t") -> tuple[openai.OpenAI, Batch]:
     client = server.client()
-    return client, batches.submit(client, "".join(batches.lines(wanted, {})), tag)
+    return client, batches.submit(client, uploaded(client, wanted), tag)
+
+
+def uploaded(client: openai.OpenAI, wanted: list[Ask]) -> str:
+    return upload(client, "requests.jsonl", "".join(batches.lines(wanted, {})), "batch")
 
 
 def follow(client: openai.OpenAI, batch: Batch, **more: Any) -> tuple[Batch, list[Batch]]:
@@ -78,11 +83,28 @@ def test_single_failures_in_a_batch_have_their_own_reasons() -> None:
         assert sum(store.answer(ask.key) is not None for ask in wanted) == 10 - len(reasons)
 
 
-def test_the_same_work_is_submitted_once_whatever_became_of_the_first_word() -> None:
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_batch_is_found_by_its_tag_or_its_file_and_not_finding_it_proves_nothing_to_another_key(tags: bool) -> None:
     with running() as server:
         client, first = sent(server, asks(server), "mine")
-        assert batches.find(client, "mine") == first and batches.find(client, "other") is None
-        assert sent(server, asks(server), "mine")[1] == first and len(server.state.batches) == 1
+        file, later = server.state.batches[first.id]["input_file_id"], uploaded(client, asks(server))
+        sent(server, asks(server), "newer")
+        if not tags:
+            server.state.batches[first.id]["metadata"] = None
+        assert batches.find(client, "mine", file) == first and batches.find(client, "other", later) is None
+        server.state.batches.clear()
+        server.state.files.clear()
+        with pytest.raises(EndpointRefused, match="404"):
+            batches.find(client, "mine", file)
+
+
+def test_a_server_that_cannot_say_how_a_batch_is_will_not_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> Any:
+        raise EndpointUnavailable("Not implemented.", 501)
+
+    monkeypatch.setattr(batches, "look", refuse)
+    with running() as server, pytest.raises(EndpointUnavailable, match="Not implemented"):
+        batches.follow(server.client(), "b", lambda batch: None, lambda seconds: pytest.fail("it is waited for"))
 
 
 @pytest.mark.parametrize(("made", "listed", "batches_there"), [(True, True, 1), (True, False, 1), (False, True, 0)])
@@ -100,12 +122,12 @@ def test_a_creation_without_a_word_is_looked_for_never_repeated(
             raise openai.APITimeoutError(request=None)  # type: ignore[arg-type]
 
         monkeypatch.setattr(client.batches, "create", lost)
-        text = "".join(batches.lines(asks(server), {}))
+        file = uploaded(client, asks(server))
         if made and listed:
-            assert batches.submit(client, text, "t").id == "batch_1"
+            assert batches.submit(client, file, "t").id == "batch_1"
         else:
             with pytest.raises(EndpointUnavailable):  # never a refusal: perhaps there is one
-                batches.submit(client, text, "t")
+                batches.submit(client, file, "t")
         assert len(server.state.batches) == batches_there
 
 

@@ -8,13 +8,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drone_ft import checks
+from drone_ft import checks, dataset, fine_tuning
 from drone_ft.__main__ import main
+from drone_ft.catalog import default_catalog
+from drone_ft.dataset import make_example
 from drone_ft.endpoints import Endpoint
+from drone_ft.store import Store
 from tests.scripted import Script, running
+from tests.test_pipeline import examples
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,6 +111,56 @@ def test_check_fails_on_errors_of_the_target_and_not_on_warnings(
     else:
         assert code == 1 and lines[0].startswith("test.jsonl, line 1, tools[1].function.parameters: land_drone uses if")
         assert not lines[-1].endswith("can be trained on.")
+
+
+LEFT_OUT = "takes no rules such as “this value only with that one”: they are left out"
+
+
+def test_openai_is_sent_no_rules_it_refuses_neither_in_training_nor_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, told = tmp_path / "train.jsonl", list[str]()
+    train.write_text(dataset.to_jsonl(examples(12, 0), default_catalog()))
+    before = train.read_bytes()
+    (tmp_path / "cases.jsonl").write_text('{"prompt": "sing", "call": {"name": "reject_request", "arguments": {}}}\n')
+    monkeypatch.setattr(fine_tuning, "follow", lambda client, job, *given: job)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test-0815")
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        told.append(json.dumps(body["tools"]))
+        return {"name": "reject_request", "arguments": {}}
+
+    with running(Script(answer=answer)) as server:
+        capsys.readouterr()
+        there = ["--base-url", server.base_url]
+        assert main(["tune", str(train), "--model", "gpt-4o-mini", *there]) == 0
+        assert capsys.readouterr().err.count(LEFT_OUT) == 1 and train.read_bytes() == before
+        sent = server.state.files["file-1"][1].decode()
+        asked = ["--cases", str(tmp_path / "cases.jsonl"), "--models", "gpt-reasoning", *there]
+        assert main(["evaluate", *asked]) == 0
+    assert Store().get(server.base_url, "gpt-reasoning"), "what a model takes is remembered"
+    assert '"if"' in before.decode() and '"if"' not in sent
+    assert told and {json.dumps(json.loads(sent.split("\n")[0])["tools"])} == set(told)
+
+
+@pytest.mark.parametrize(("key", "words"), [("sk-of-a-test-0815", "--for openai"), ("", "")])
+def test_what_a_service_cannot_use_stops_before_the_upload(
+    key: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = tmp_path / "train.jsonl"
+    rows = examples(12, 0)
+    if key:
+        rows[3] = make_example("up " * 120_000, rows[3].call)
+    train.write_text(dataset.to_jsonl(rows, default_catalog()))
+    monkeypatch.setattr(fine_tuning, "follow", lambda client, job, *given: job)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with running() as server:
+        code = main(["tune", str(train), "--model", "gpt-4o-mini", "--base-url", server.base_url])
+        assert (code, len(server.state.files)) == ((1, 0) if key else (0, 1))
+        uploaded = [content for _, content in server.state.files.values()]
+    error = capsys.readouterr().err
+    assert words in error and LEFT_OUT not in error
+    assert key or uploaded == [train.read_bytes()], "a server of one's own is sent the file as it is"
 
 
 def test_a_reader_that_leaves_early_is_no_failure() -> None:

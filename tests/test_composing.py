@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 from drone_ft import batches, composing, dataset, endpoints, ledger, pipeline, prices, work
+from drone_ft.asking import Tally
 from drone_ft.batches import Open
 from drone_ft.catalog import Call, Catalog, Function, default_catalog
 from drone_ft.dataset import make_example
 from drone_ft.endpoints import Endpoint
-from drone_ft.errors import EndpointRefused
+from drone_ft.errors import DroneFTError, EndpointRefused, EndpointUnavailable
 from drone_ft.store import Store
 from drone_ft.synthesis import by_model
 from drone_ft.work import Run
@@ -78,6 +79,7 @@ def test_who_stops_keeps_what_is_written_and_goes_on_without_paying_twice(store:
         assert run.status == "cancelled" and run.error is None
         some = store.examples()
         assert 0 < len(some) == run.result["written"] < 143
+        assert run.result["not_asked"] == run.result["left_out_count"] > 0
         assert all(row["reason"].endswith(composing.STOPPED) for row in run.result["left_out"])
         again = compose(store, server, which="all", at_once=4)
         assert again.status == "done" and max(server.state.answered.values()) == 1
@@ -110,7 +112,7 @@ def test_the_ledger_is_in_the_result_and_whole_in_a_file(store: Store, monkeypat
 
 
 def left_open(store: Store, server: Server) -> list[Open]:
-    return store.batches(server.base_url, SETTINGS["model"])
+    return store.batches(server.base_url)
 
 
 def begin_and_die(store: Store, server: Server, monkeypatch: pytest.MonkeyPatch, at: str = "follow") -> Open:
@@ -158,10 +160,13 @@ def test_what_an_expired_batch_left_open_is_explained_and_asked_next_time(store:
     with running(Script(answer=people.answer, finishes=0.5)) as server:
         run = compose(store, server, batch=True)
         assert run.status == "done" and run.result["left_out"]
-        assert all("expired" in row["reason"] for row in run.result["left_out"])
+        expired = "The batch expired before this was answered."
+        assert {row["reason"].split(": ")[-1] for row in run.result["left_out"]} == {expired}
+        assert run.result["unanswered"] == run.result["left_out_count"] and run.result["answered"] > 0
         server.script.finishes = 1.0
         again = compose(store, server, which="all")
-        assert again.result["left_out"] == [] and len(store.examples()) == 143
+        assert {row["reason"] for row in again.result["left_out"]} == {ledger.HAVE} and len(store.examples()) == 143
+        assert again.result["had"] == again.result["left_out_count"] == run.result["written"]
         assert max(server.state.answered.values()) == 1
 
 
@@ -245,17 +250,105 @@ def test_who_waits_is_told_for_what_also_through_an_outage(
 
 
 @pytest.mark.usefixtures("_quick_batches")
-@pytest.mark.parametrize("at", ["submit", "follow"])
-def test_a_batch_that_does_not_exist_is_given_up_and_its_requests_are_asked_again(
-    at: str, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("at", ["follow", "after submit"])
+def test_a_batch_that_this_key_does_not_see_is_kept_and_what_it_was_asked_is_not_paid_for_again(
+    at: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[str] = []
     with running(Script(answer=people.answer)) as server:
         begin_and_die(store, server, monkeypatch, at)
-        assert len(server.state.batches) == (at == "follow")
+        theirs = server.state.batches, server.state.files
+        server.state.batches, server.state.files = {}, {}  # as somebody else's key sees it
+        asked = sum(server.state.billed.values())
+        run = compose(store, server)
+        assert run.status == "failed" and composing.WAY_OUT in str(run.error)
+        assert sum(server.state.billed.values()) == asked and len(left_open(store, server)) == 1
+        anew = compose(store, server, lambda run: told.extend(step.note for step in run.steps), seed=1, which="all")
+        assert anew.status == "done" and anew.result["written"] == 143 and len(left_open(store, server)) == 1
+        assert any(composing.HIDDEN in note for note in told), "who asks anew hears of it, too"
+        server.state.batches, server.state.files = theirs
+        compose(store, server, batch=True, which="all")
+        assert left_open(store, server) == [] and server.state.batches["batch_1"]["status"] == "completed"
+        assert sum(server.state.billed.values()) == 2 * REQUESTS, "with the first key what was paid for is collected"
+
+
+@pytest.mark.usefixtures("_quick_batches")
+@pytest.mark.parametrize("why", ["it was never created", "it is a month old", "the server has no batches now"])
+def test_a_batch_that_holds_nothing_is_given_up_and_its_requests_are_asked_again(
+    why: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **more: Any) -> Any:
+        raise EndpointRefused("Method not allowed.", 405)
+
+    with running(Script(answer=people.answer)) as server:
+        entry = begin_and_die(store, server, monkeypatch, "submit" if "never" in why else "follow")
         server.state.batches.clear()
+        if "month" in why:
+            store.save_batch(dataclasses.replace(entry, created=entry.created - composing.KEPT_SECONDS))
+        if "server" in why:
+            monkeypatch.setattr(batches, "follow", refuse)
         run = compose(store, server)
         assert run.status == "done" and run.result["written"] == 143 and left_open(store, server) == []
-        assert ("No batch found" in caplog.text) == (at == "follow")
+
+
+@pytest.mark.usefixtures("_quick_batches")
+def test_a_batch_is_found_at_a_server_that_keeps_no_tags(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(Script(answer=people.answer)) as server:
+        begin_and_die(store, server, monkeypatch, "after submit")
+        server.state.batches["batch_1"]["metadata"] = None
+        run = compose(store, server, batch=True)
+        assert run.result["written"] == 143 and left_open(store, server) == []
+        assert len(server.state.batches) == max(server.state.billed.values()) == 1
+
+
+@pytest.mark.usefixtures("_quick_batches")
+def test_a_batch_that_is_over_is_collected_by_a_writing_with_another_model(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Script(answer=people.answer)) as server:
+        entry = begin_and_die(store, server, monkeypatch)
+        server.client().batches.retrieve(entry.id)
+        compose(store, server, model="gpt-4o-mini", which="all")
+        assert left_open(store, server) == []
+        kept = [store.answer(key) for key in entry.keys]
+        assert {answer and (answer.model, answer.by_batch) for answer in kept} == {(SETTINGS["model"], True)}
+
+
+@pytest.mark.usefixtures("_quick_batches")
+def test_two_writings_at_once_are_one_too_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal's writing leaves alone the batch that the app's is about to create, or follows."""
+    plan, said = by_model.Plan(default_catalog(), tuple(by_model.choose(default_catalog()))), list[str]()
+    with running(Script(answer=people.answer)) as server:
+        how = composing.How(Endpoint("scripted", server.base_url, "custom"), SETTINGS["model"], batch=True)
+
+        def meanwhile(tally: Tally, note: str) -> None:
+            if "batch" in note:
+                with pytest.raises(DroneFTError, match=r"Another writing .* stop it there, then start") as error:
+                    composing.compose(Store(), plan, how)
+                said.append(str(error.value))
+
+        writing, _ = composing.compose(store, plan, how, meanwhile)
+        assert len(said) > 2 and len(writing.examples) == 143 and max(server.state.billed.values()) == 1
+        assert composing.compose(Store(), plan, how)[0] == writing, "and then it is free"
+
+
+@pytest.mark.usefixtures("_quick_batches")
+@pytest.mark.parametrize(("stops_at", "batches_begun"), [("ahead", 0), ("first", 1)])
+def test_stop_is_heard_before_each_batch_begins(
+    stops_at: str, batches_begun: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches.parts, "__defaults__", (20, batches.MOST_BYTES))
+    plan = by_model.Plan(default_catalog(), tuple(by_model.choose(default_catalog())))
+
+    def stopped() -> bool:
+        return bool(server.state.batches if stops_at == "first" else server.state.billed)
+
+    with running(Script(answer=people.answer)) as server:
+        how = composing.How(Endpoint("scripted", server.base_url, "custom"), SETTINGS["model"], batch=True)
+        writing, _ = composing.compose(store, plan, how, stopped=stopped)
+        assert [batch["status"] for batch in server.state.batches.values()] == ["cancelling"] * batches_begun
+        assert sum(server.state.billed.values()) == 1
+        assert any(left.reason.endswith(composing.STOPPED) for left in writing.left_out)
 
 
 def test_a_server_without_batches_says_so_and_nothing_is_left_behind(
@@ -337,6 +430,23 @@ def test_costs_are_told_in_words() -> None:
     assert composing.costs(tally) == (
         "4 requests, $0.50, 1 without an answer; 1 of them answered before (price unknown), not asked again"
     )
+    assert composing.costs(composing.Tally()) == "0 requests", "what nobody knows yet is not called free"
+    assert composing.costs(composing.Tally(new=1)) == "1 request, free"
+    assert composing.costs(composing.Tally(new=1, spent=None)) == "1 request, price unknown"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(429, "asks for patience (too many requests)"), (500, "has errors (status 500)")],
+)
+def test_why_it_is_slow_is_said_while_it_lasts(status: int, said: str) -> None:
+    gate = composing.Gate(2)
+    with contextlib.suppress(EndpointUnavailable), gate:
+        raise EndpointUnavailable("later", status)
+    assert composing.costs(composing.Tally(trouble=gate.trouble)) == f"0 requests; the server {said}"
+    with gate:
+        pass
+    assert gate.trouble is None
 
 
 def test_the_local_server_needs_no_settings(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:

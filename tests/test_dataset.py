@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -168,6 +169,24 @@ def test_loaded_examples_are_placed_beside_their_twins_and_a_first_set_is_split(
     twin = make_example(kept.prompt.upper(), kept.call, origin="file")
     assert dataset.place([twin], here)[0].split == "test"
     assert {e.split for e in dataset.place(many(), [])} == {"train", "test"}
+
+
+def test_what_is_written_little_by_little_is_dealt_out_like_what_is_written_at_once() -> None:
+    first = [example for example in many() if example.call.name == "takeoff_drone"][:4]
+    here = dataset.split(first)
+    assert {e.split for e in here} == {"train"}, "two wordings are too few"
+    for start in range(0, len(many()), 20):
+        here += dataset.place([e for e in many()[start : start + 20] if e not in first], here)
+    for name, in_test in (("takeoff_drone", 8), ("reject_request", 2)):
+        assert sum(e.call.name == name and e.split == "test" for e in here) == in_test
+    assert len({(e.template, e.split) for e in here}) == len({e.template for e in here}), "twins stay together"
+    assert dataset.place(many()[20:40], here[:20]) == dataset.place(many()[20:40], here[:20])
+
+
+def test_new_calls_are_not_all_kept_for_testing_where_nothing_was_so_far() -> None:
+    here = [dataclasses.replace(example, split="train") for example in many()[:40]]
+    new = dataset.place([make_example(f"other {w} m", here[0].call) for w in "abcd"], here)
+    assert sorted(str(e.split) for e in new) == ["test", "test", "train", "train"]
 
 
 @pytest.mark.parametrize(("one", "other"), [("Взлети на 20 метров", "Включи свет 5"), ("上升20米", "开灯5")])

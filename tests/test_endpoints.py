@@ -148,7 +148,7 @@ def test_a_password_in_the_url_is_not_repeated() -> None:
 
     http = httpx2.Client(transport=httpx2.MockTransport(boom))
     client = openai.OpenAI(base_url=f"http://me:{SECRET}@box/v1", api_key="k", max_retries=0, http_client=http)
-    with pytest.raises(EndpointUnavailable, match="http://box/v1/models") as caught:
+    with pytest.raises(EndpointUnavailable, match=r"http://box/v1\. Start it") as caught:
         endpoints.translated(client.models.list)
     assert SECRET not in str(caught.value)
 
@@ -295,15 +295,28 @@ def test_a_probe_says_what_works_in_one_sentence() -> None:
         asked = dict(server.state.requests)
     assert found.sentence == (
         "My box answers: 5 models for chat (gpt-4.1-mini, gpt-4o-mini, gpt-reasoning, llama-plain and 1 more), 1 model "
-        "for other things; it can fine-tune; gpt-4.1-mini stops answering on 14 January 2027; "
-        "gpt-4o-mini stops answering on 14 January 2027."
+        "for other things; it can fine-tune; gpt-4.1-mini and gpt-4o-mini stop answering on "
+        "14 January 2027."
     )
     assert (
         found.can_tune and len(found.models) == 6 and found.retires[0] == ("gpt-4.1-mini", datetime.date(2027, 1, 14))
     )
-    assert wrong.reachable and wrong.key_accepted is False and "Check the key" in wrong.sentence
-    assert "sk-wrong" not in wrong.sentence
+    assert wrong.reachable and wrong.key_accepted is False
+    assert wrong.sentence == "OpenAI does not accept this key. Paste another one."
     assert not any(path.startswith("POST") for path in asked), "nothing is created to find out"
+
+
+def test_a_web_page_at_the_address_is_named_as_one() -> None:
+    page = httpx2.MockTransport(lambda request: httpx2.Response(200, html="<!doctype html><p>hello"))
+    made = openai.OpenAI(
+        base_url="http://test/v1", api_key="k", max_retries=0, http_client=httpx2.Client(transport=page)
+    )
+    for ask in (
+        lambda: probing.listed(made, attempts=1),
+        lambda: endpoints.translated(lambda: made.chat.completions.create(model="m", messages=[])),
+    ):
+        with pytest.raises(EndpointError, match="shows a web page, not a model server"):
+            ask()
 
 
 def test_a_chat_server_that_cannot_train_says_so() -> None:
@@ -316,8 +329,8 @@ def test_a_chat_server_that_cannot_train_says_so() -> None:
 def test_nobody_there_and_no_key_are_answers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
     away = probing.probe(Endpoint("Box", "http://127.0.0.1:9/v1", "custom"))
-    assert not away.reachable and "No server answers at http://127.0.0.1:9/v1" in away.sentence
-    assert "OPENAI_API_KEY is not set" in probing.probe(Endpoint("OpenAI", endpoints.OPENAI_URL)).sentence
+    assert not away.reachable and "No server answers at http://127.0.0.1:9/v1. Start it" in away.sentence
+    assert probing.probe(Endpoint("OpenAI", endpoints.OPENAI_URL)).sentence == "OpenAI needs a key."
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,13 @@ def test_figures_are_derived_from_the_answers() -> None:
     figures = report.to_json()["models"]["tuned"]
     assert figures["n"] == 4 and figures["possible"] == {"correct": 2, "of": 2}
     assert figures["seconds_per_case"] == 0.25 and sum(figures["outcomes"].values()) == 4
+    assert figures["seconds_per_answer"] == 0.25, "a report whose answers tell no time is still read"
+
+
+def test_the_time_of_an_answer_is_its_own_however_many_are_asked_at_once() -> None:
+    answers = [Answer("up", UP, seconds=s) for s in (0.3, 0.2, 9.0)] + [Answer("up", None, seconds=60.0, error="away")]
+    report = Report("r", "r", None, [Case("up", UP)] * 4, {"m": answers}, {"m": 0.04})
+    assert report.pace("m") == 0.3
 
 
 def test_the_weakest_function_comes_first_and_unanswered_ones_last() -> None:

@@ -145,6 +145,9 @@ UP = {"id": "1", "type": "function", "function": {"name": "up", "arguments": "{}
 LINE = json.dumps({"messages": [{"role": "user", "content": "up"}, {"role": "assistant", "tool_calls": [UP]}]})
 
 
+LOST = Job("abc123", "test", "", "base", "", 1, "creating", 1.0, training_file="file-1")
+
+
 def launch(server: Server, **more: Any) -> Job:
     more = {"sleep": lambda seconds: None, **more}
     return fine_tuning.start(server.client(timeout=2.0), "test", f"{LINE}\n{LINE}", None, "gpt-4o-mini", 2, **more)
@@ -179,14 +182,14 @@ def test_a_server_that_keeps_no_metadata_is_known_by_our_own_upload() -> None:
     server = Scripted("queued", fail={"POST /fine_tuning/jobs": [refusal(500, None)]})
     server.listing = lambda after: [{**server.job(), "training_file": "file-1"}]
     assert begin(server).endpoint_job_id == "ftjob-1"
-    assert begin(server, tag="abc123", uploaded="file-1").endpoint_job_id == "ftjob-1", "another process knows it, too"
+    assert begin(server, lost=LOST).endpoint_job_id == "ftjob-1", "another process knows it, too"
     assert sum((method, path) == ("POST", "/v1/fine_tuning/jobs") for method, path, _ in server.seen) == 1
 
 
 def test_an_earlier_attempt_whose_end_nobody_saw_is_taken_over() -> None:
     with running() as server:
-        first = launch(server, tag="abc123")
-        again = launch(server, tag="abc123")
+        first = launch(server)
+        again = launch(server, lost=dataclasses.replace(first, endpoint_job_id=""))
         assert again.endpoint_job_id == first.endpoint_job_id and len(server.state.files) == 1
 
 
@@ -204,8 +207,8 @@ def test_a_job_is_saved_before_it_is_created() -> None:
     [
         (Script(may_tune=False), {}, "no longer available"),
         (Script(models=()), {}, "does not exist"),
-        (Script(may_tune=False), {"tag": "abc123"}, "no longer available"),
-        (Script(tunes=False), {"tag": "abc123"}, "Whether the job was created is not known: the app ended"),
+        (Script(may_tune=False), {"lost": LOST}, "no longer available"),
+        (Script(tunes=False), {"lost": LOST}, "Whether the job was created is not known: the app ended"),
     ],
 )
 def test_a_creation_refused_is_saved_as_failed_with_its_reason(
@@ -222,7 +225,7 @@ def test_an_earlier_attempt_that_cannot_be_looked_for_is_left_as_it_is(trouble: 
     saved: list[Job] = []
     server = Scripted("queued", fail={"GET /fine_tuning/jobs": [trouble] * 4})
     with pytest.raises(EndpointUnavailable, match="is not known"):
-        begin(server, tag="abc123", save=saved.append)
+        begin(server, lost=LOST, save=saved.append)
     assert saved == [] and all(method == "GET" for method, _, _ in server.seen)
 
 
@@ -332,6 +335,7 @@ def test_a_result_file_that_is_no_table_is_said_to_be_none() -> None:
 
 def test_jobs_of_earlier_versions_still_load() -> None:
     new = ("seed", "hyperparameters", "trained_tokens", "cost", "result_files", "catalog", "events", "training_file")
+    new = (*new, "deployment")
     body = dataclasses.asdict(Job("j", "test", "ftjob-1", "base", "", 1, "running", 1.0, examples=3))
     older = {name: value for name, value in body.items() if name not in new}
     assert Job(**older) == Job(**body)

@@ -27,6 +27,7 @@ from tests import aimock, people
 from tests.local.test_server import BASE, FakeEngine, Running
 
 TAG = "flow"
+LOST = Job(TAG, "", "", "", "", 1, "creating", 1.0)
 HEIGHT = {"altitude": {"type": "integer", "minimum": 1, "maximum": 500, "description": "Metres."}}
 PLACE = {"place": {"type": "string", "enum": ["home", "field"]}}
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
@@ -106,7 +107,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 def start(place: Place, suffix: str) -> Job:
     return fine_tuning.start(
-        place.client, place.endpoint.name, ROWS, None, place.model, 2, suffix, 7, tag=TAG, catalog=CATALOG.name
+        place.client, place.endpoint.name, ROWS, None, place.model, 2, suffix, 7, lost=LOST, catalog=CATALOG.name
     )
 
 

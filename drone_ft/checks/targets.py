@@ -16,7 +16,7 @@ _CONDITIONS = (
     "unevaluatedProperties", "unevaluatedItems", "propertyNames", "minProperties", "maxProperties",
 )  # fmt: skip
 _AT_THE_TOP = ("anyOf", "enum")  # refused only for a function's parameters as a whole
-_CUT = "the rest would be cut off without a word"
+_CUT = "the rest would be cut off unnoticed"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import urllib.parse
 
 import streamlit as st
 
-from drone_ft import abilities, endpoints, pipeline, probing
+from drone_ft import abilities, endpoints, probing, trainings
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import DroneFTError
 from drone_ft.probing import Probe
@@ -18,7 +18,15 @@ _ABOUT = {
     "azure": "Models deployed in your Azure resource. Requests are paid for.",
     "custom": "A server of your own, such as vLLM, Ollama or LM Studio.",
 }
+_TROUBLE = "connections.trouble"
 _ICONS = {"local": ":material/computer:", "openai": ":material/cloud:", "azure": ":material/cloud:"}
+
+
+def missing_one() -> None:
+    """Says how more base models come into a list, where a place was not asked for its own in this tab."""
+    places = [place for place in session.endpoints() if place.kind == "custom" or session.key(place)]
+    if any(not place.is_local and place.name not in session.probes() for place in places):
+        st.caption("A base model is missing? Test its connection in the settings.")
 
 
 def cards() -> None:
@@ -59,11 +67,27 @@ def _card(endpoint: Endpoint) -> None:
             session.probes()[endpoint.name] = probe(endpoint)
     said = session.probes().get(endpoint.name)
     if said:
-        show = st.success if said.reachable and said.key_accepted is not False else st.warning
-        show(words.escape(said.sentence), icon=":material/check_circle:" if show is st.success else ":material/error:")
+        _found(said, bool(session.key(endpoint)))
     if trains:
         _find_trainings(endpoint)
     _accepted(endpoint)
+
+
+def _found(said: Probe, has_key: bool) -> None:
+    """What a test found, a line for each thing; what ends soon stands out."""
+    if not said.facts:
+        where = " Paste it above." if said.key_accepted is False and not has_key else ""
+        st.warning(f"{words.escape(said.sentence)}{where}", icon=":material/error:")
+        return
+    marks = {True: ":material/check:", False: ":material/block:", None: ":material/question_mark:"}
+    first, *others = (words.escape(words.first_up(fact)) for fact in said.facts)
+    lines = [
+        f"{mark} {fact}" for mark, fact in zip((marks[bool(said.chat)], marks[said.can_tune]), others, strict=True)
+    ]
+    st.success("  \n".join([first, *lines]), icon=":material/check_circle:")
+    if said.closing:
+        ends = [f":orange[:material/event_busy: {words.escape(sentence)}]" for sentence in said.closing]
+        st.markdown("  \n".join(ends))
 
 
 def _may_tune(endpoint: Endpoint) -> bool:
@@ -78,12 +102,10 @@ def _find_trainings(endpoint: Endpoint) -> None:
     """Look for our trainings there, and say how many there are."""
     name = words.escape(words.first_up(endpoint.name))
     with frame.boundary(), st.spinner("Looking …"):
-        known, new = pipeline.find_again(session.store(), endpoint.name, session.client(endpoint, timeout=10.0))
+        known, new = trainings.find_again(session.store(), endpoint.name, session.client(endpoint, timeout=10.0))
         came = f"{words.count(new, 'was', 'were')} missing here and came back" if new else "none was missing here"
-        if known:
-            st.success(f"{name} knows {words.count(known, 'training')} of yours; {came}.", icon=":material/history:")
-        else:
-            st.info(f"{name} knows no training of yours.", icon=":material/history:")
+        told = f"{words.count(known, 'training')} of yours; {came}" if known else "no training of yours"
+        st.info(f"{name} knows {told}.", icon=":material/history:")
 
 
 def _accepted(endpoint: Endpoint) -> None:
@@ -91,10 +113,11 @@ def _accepted(endpoint: Endpoint) -> None:
     learned = session.store().learned(endpoint.base_url)
     if not learned:
         return
-    with st.expander("What its models turned out to accept", icon=":material/rule_settings:"):
+    title, key = "What its models turned out to accept", f"connections.learned.{endpoint.name}"
+    with st.expander(title, icon=":material/rule_settings:", key=key):
         for model, lessons in learned.items():
-            with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-                st.markdown(f"**{words.escape(model)}**  \n{words.escape(abilities.told(lessons))}", width="content")
+            with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
+                st.markdown(f"**{words.escape(model)}**  \n{words.escape(abilities.told(lessons))}", width="stretch")
                 st.button(
                     "Forget",
                     key=f"connections.unlearn.{endpoint.name}.{model}",
@@ -124,13 +147,12 @@ def probe(endpoint: Endpoint) -> Probe:
 def _key(endpoint: Endpoint) -> None:
     """The field for a key, and where the one in use comes from."""
     variable, origin = endpoints.key_variable(endpoint), session.key_origin(endpoint)
+    empty = "Leave empty if it needs none" if endpoint.kind == "custom" else f"Paste it here, or set {variable}"
     st.text_input(
         "Key",
         type="password",
         key=f"connections.key.{endpoint.name}",
-        placeholder="Leave empty if it needs none"
-        if endpoint.kind == "custom"
-        else f"Paste it here, or set {variable}",
+        placeholder="A key is in use; paste another to replace it" if origin else empty,
         on_change=_take_key,
         args=(endpoint,),
         width=420,
@@ -161,8 +183,9 @@ def _forget(endpoint: Endpoint) -> None:
 
 def adder() -> None:
     """Add an endpoint by its base URL."""
+    trouble = st.session_state.pop(_TROUBLE, "")
     with (
-        st.expander("Add a connection", icon=":material/add:"),
+        st.expander("Add a connection", icon=":material/add:", expanded=bool(trouble), key="connections.adder"),
         st.form("connections.form", border=False),
         st.container(horizontal=True, vertical_alignment="bottom"),
     ):
@@ -182,10 +205,20 @@ def adder() -> None:
             format_func=lambda kind: {"custom": "Own server", "azure": "Azure OpenAI"}[kind],
             width=180,
         )
-        st.form_submit_button("Add", icon=":material/add:", on_click=_add)
+        st.form_submit_button("Add", icon=":material/add:", on_click=_try_to_add)
+        if trouble:
+            st.error(words.escape(trouble), icon=":material/error:")
 
 
 @frame.action
+def _try_to_add() -> None:
+    """Add what the form says; what is wrong with it is said in the form, which stays open."""
+    try:
+        _add()
+    except DroneFTError as error:
+        st.session_state[_TROUBLE] = str(error)
+
+
 def _add() -> None:
     now = st.session_state
     name, url, kind = now["connections.name"].strip(), now["connections.url"].strip(), now["connections.kind"]
@@ -207,7 +240,9 @@ def _checked(url: str, kind: endpoints.Kind) -> str:
     if parts.username or parts.password or parts.query:  # said without repeating it
         raise DroneFTError("A base URL is stored, so it must not hold a password or a key. Put the key into its field.")
     if parts.scheme not in ("http", "https") or not parts.hostname or len(url.split()) > 1:
-        raise DroneFTError(f"{url or 'Nothing'} is no base URL. It begins with http:// or https://, such as …/v1.")
+        raise DroneFTError(
+            "A base URL begins with http:// or https://, for example http://localhost:11434/v1. Correct it."
+        )
     url = url.rstrip("/")
     return f"{url.removesuffix('/openai/v1')}/openai/v1/" if kind == "azure" else url
 

@@ -12,7 +12,7 @@ from drone_ft.catalog import Catalog
 from drone_ft.errors import DatasetError
 from drone_ft.evaluation import Report
 from drone_ft.fine_tuning import Job
-from drone_ft.ui import frame, models, preflight, reports, runs, session, words
+from drone_ft.ui import connections, frame, models, preflight, reports, runs, session, words
 from drone_ft.ui.models import Choice
 
 _REPORT = "evaluating.report"
@@ -50,21 +50,26 @@ def settings(catalog: Catalog, jobs: list[Job], first: bool) -> None:
                     f"{reports.requests_title(n)} ({sets[n]:,}{', recommended' if n == best and len(sets) > 1 else ''})"
                 ),
             )
+        connections.missing_one()
         if not sets:
             st.info(
                 "There are no requests for this catalog. Write examples first; some are kept aside for this.",
                 icon=":material/info:",
             )
         asked = {one: found[one] for one, found in ((base, bases), (model, tuned)) if one}
+        price = _price(catalog, sets.get(st.session_state["evaluating.cases"] or "", 0), asked)
         st.caption(
             "Both models are sent the same instructions, functions and requests."
             + _left_out(catalog, asked)
-            + _price(catalog, sets, asked)
+            + (f"  \n{price}" if price else "")
         )
+        names = [one.endpoint for one in asked]
+        locked = [
+            models.is_locked(place) for place in session.endpoints() if not place.is_local and place.name in names
+        ]
         look = {"type": "primary" if first else "secondary", "icon": ":material/play_arrow:"}
-        runs.start_button(
-            "Ask both models", "evaluate", _chosen, "evaluating.start", _keys, disabled=not sets or not model, **look
-        )
+        off = not sets or not model or any(locked)
+        runs.start_button("Ask both models", "evaluate", _chosen, "evaluating.start", _keys, disabled=off, **look)
 
 
 def _left_out(catalog: Catalog, asked: dict[Choice, str]) -> str:
@@ -74,9 +79,8 @@ def _left_out(catalog: Catalog, asked: dict[Choice, str]) -> str:
     return "".join(f"  \n{words.escape(sentence)}" for sentence in said if sentence)
 
 
-def _price(catalog: Catalog, sets: dict[str, int], asked: dict[Choice, str]) -> str:
-    """What asking hosted models will cost, about, as a sentence; "" where all are on this computer."""
-    count = sets.get(st.session_state["evaluating.cases"] or "", 0)
+def _price(catalog: Catalog, count: int, asked: dict[Choice, str]) -> str:
+    """What asking hosted models so many requests costs, about, as a sentence; "" where all are on this computer."""
     sent = (prices.tokens(json.dumps(catalog.to_json())) + TOKENS_PER_REQUEST) * count
     where = {place.name: asking.where(place) for place in session.endpoints()}
     hosted = [
@@ -84,8 +88,16 @@ def _price(catalog: Catalog, sets: dict[str, int], asked: dict[Choice, str]) -> 
         for one, name in asked.items()
         if one.endpoint != endpoints.LOCAL
     ]
-    said = [f"{prices.words(cost, estimate=True)} for {name}" for name, cost in hosted]
-    return f"  \nWhat it costs: {words.escape(words.listed(said, 'and'))}." if said and count else ""
+    known = [cost for _, cost in hosted if cost is not None]
+    if not hosted or not count:
+        return ""
+    if not known:
+        return "Price unknown."
+    if len(hosted) == len(known) == 2:
+        said = [f"{prices.words(sum(known), estimate=True)} for both"]
+    else:
+        said = [f"{prices.words(cost, estimate=True)} for {name}" for name, cost in hosted]
+    return words.escape(f"{words.first_up(words.listed(said, 'and'))}.")
 
 
 def _chosen() -> dict[str, Any]:
@@ -135,6 +147,13 @@ def show(report: Report, catalog: Catalog, jobs: list[Job]) -> None:
     """A whole report, the verdict first."""
     reports.verdict(report, jobs)
     reports.figures(report)
+    asked = {
+        Choice(report.endpoints.get(model, ""), report.called(model)): reports.named(report, model, jobs)
+        for model in report.models
+    }
+    cost = _price(catalog, len(report.cases), asked)
+    if cost and cost != "Price unknown.":
+        st.caption(f"What asking cost, an estimate: {cost[0].lower()}{cost[1:]}")
     reports.bars(report, jobs)
     reports.mistakes(report)
     reports.more_examples(report, catalog)

@@ -116,7 +116,8 @@ def summary(examples: list[Example], catalog: Catalog) -> None:
     wordless = [f.name for f in catalog.callable_functions if f.name not in said_for]
     if wordless:
         st.warning(
-            f"There are no words yet for {_named(wordless)}. Add some, or the model will not learn to call it.",
+            f"There are no words yet for {_named(wordless)}. Add some, or the model will not learn to call "
+            f"{words.form(len(wordless), 'it', 'them')}.",
             icon=":material/warning:",
         )
     plain = list(dict.fromkeys(e.call.name for e in examples if e.origin == "plain" and e.call.name != catalog.reject))

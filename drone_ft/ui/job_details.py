@@ -7,6 +7,7 @@ import dataclasses
 import streamlit as st
 
 from drone_ft import endpoints, fine_tuning, prices
+from drone_ft.evaluation import Report
 from drone_ft.fine_tuning import Job
 from drone_ft.ui import frame, reports, runs, session, words
 
@@ -27,43 +28,57 @@ def show(job: Job) -> None:
         _checkpoints(job)
 
 
-def needs_deployment(model: str) -> bool:
-    """Whether it is one of Azure's tuned models, of which nobody has named a deployment yet."""
-    return ".ft-" in model
+def needs_deployment(job: Job) -> bool:
+    """Whether its model is one of Azure's, of which nobody has named a deployment yet."""
+    return _is_deployed(job) and not job.deployment
+
+
+def _is_deployed(job: Job) -> bool:
+    """Whether its model answers under a deployment's name alone, as Azure's do."""
+    return ".ft-" in (job.tuned_model or "")
 
 
 def _deployment(job: Job) -> None:
     """A field for the name under which a model answers, where it has another one there than the training gave it."""
-    if not needs_deployment(job.tuned_model or ""):
+    if not _is_deployed(job):
         return
-    st.info(
-        f"Azure lets this model answer once it is deployed: deploy {words.escape(str(job.tuned_model))} in the Azure "
-        "portal, then type the deployment's name here.",
-        icon=":material/rocket_launch:",
-    )
-    typed = st.text_input("Name of its deployment", key=f"job_details.deployment.{job.id}", width=340)
-    if typed and typed.strip():
+    if not job.deployment:
+        st.info(
+            f"Azure lets this model answer once it is deployed: deploy {words.escape(str(job.tuned_model))} in the "
+            "Azure portal, then type the deployment's name here.",
+            icon=":material/rocket_launch:",
+        )
+    typed = st.text_input("Name of its deployment", job.deployment, key=f"job_details.deployment.{job.id}", width=340)
+    name = (typed or "").strip()
+    if name != job.deployment:
         store = session.store()
-        store.save_job(dataclasses.replace(store.job(job.id) or job, tuned_model=typed.strip()))
+        store.save_job(dataclasses.replace(store.job(job.id) or job, deployment=name))
         st.rerun()
 
 
 def _facts(job: Job) -> list[str]:
     catalog = f" of the catalog {words.title(job.catalog)}" if job.catalog else ""
     count = words.count(job.examples, "example") if job.examples else "an unknown number of examples"
-    told = [f"Learnt from {count}{catalog}"]
+    told = [f"{'Learnt' if job.status == 'succeeded' else 'To learn'} from {count}{catalog}"]
     if job.trained_tokens:
         told.append(f"Tokens read in training: {words.big(job.trained_tokens)}")
     if job.endpoint != endpoints.LOCAL:
-        told.append(f"Cost: {prices.words(job.cost)}")
+        unknown = job.cost is None and job.status != "succeeded"
+        told.append(f"Cost: {f'{job.endpoint} has not said yet' if unknown else prices.words(job.cost)}")
     chosen = job.hyperparameters | ({"seed": job.seed} if job.seed is not None else {})
     if chosen:
         told.append("Settings: " + ", ".join(f"{_setting(name)} {value}" for name, value in chosen.items()))
-    used = [r for r in session.store().reports() if job.tuned_model and job.tuned_model in r.models]
+    used = [report for report in session.store().reports() if _is_in(report, job)]
     told += [f"Evaluated: {reports.label(report, [job])}" for report in used] or ["Not evaluated yet"]
     if job.endpoint_job_id:
         told.append(f"Its number at {job.endpoint}: {job.endpoint_job_id}")
     return [words.escape(fact) for fact in told]
+
+
+def _is_in(report: Report, job: Job) -> bool:
+    """Whether a report has answers of a job's model, and not those of its namesake at another endpoint."""
+    asked = [(report.endpoints.get(key, job.endpoint), report.called(key)) for key in report.models]
+    return (job.endpoint, job.answers_as) in asked
 
 
 def _setting(name: str) -> str:

@@ -36,7 +36,14 @@ class Choice:
 def bases(jobs: Sequence[Job]) -> dict[Choice, str]:
     """All base models with their names: this computer's, what `jobs` began with elsewhere, what tests found."""
     trained = [Choice(job.endpoint, job.model) for job in jobs if job.endpoint != endpoints.LOCAL]
-    return {one: name(one) for one in (*_own(), *trained, *_tested())}
+    return _there_first({one: name(one) for one in (*_own(), *trained, *_tested())})
+
+
+def _there_first(names: dict[Choice, str]) -> dict[Choice, str]:
+    """Models whose connection was removed come last, and say so."""
+    there = {place.name for place in session.endpoints()}
+    gone = {one: f"{name}, connection removed" for one, name in names.items() if one.endpoint not in there}
+    return {one: name for one, name in names.items() if one not in gone} | gone
 
 
 def _own() -> list[Choice]:
@@ -73,7 +80,7 @@ def environment(*asked: Choice) -> dict[str, str]:
 
 def before(tuned: Choice | None, bases: Iterable[Choice], jobs: Sequence[Job]) -> Choice | None:
     """The one of `bases` that a tuned model was made from; None where it is not among them."""
-    made = (job for job in jobs if tuned and (job.endpoint, job.tuned_model) == (tuned.endpoint, tuned.model))
+    made = (job for job in jobs if tuned and (job.endpoint, job.answers_as) == (tuned.endpoint, tuned.model))
     return next((base for job in made for base in bases if _same(base, Choice(job.endpoint, job.model))), None)
 
 
@@ -162,8 +169,11 @@ def ours(jobs: Iterable[Job], catalog: str) -> list[Job]:
 
 def tuned(jobs: Iterable[Job]) -> dict[Choice, str]:
     """Tuned models in the order of their trainings, each with its name: drone-demo, 23 Nov 14:05."""
-    done = [job for job in jobs if job.status == "succeeded" and job.tuned_model]
-    names = {Choice(job.endpoint, str(job.tuned_model)): _trained(job) for job in done}
+    names: dict[Choice, str] = {}
+    for job in jobs:
+        if job.status == "succeeded" and job.answers_as:
+            names.setdefault(Choice(job.endpoint, job.answers_as), _trained(job))  # a deployment may get a newer model
+    names = _there_first(names)
     often = Counter(names.values())
     # two that were done in the same minute are told apart by the ends of their ids
     return {one: name if often[name] == 1 else f"{name}, {one.model.rsplit(':', 1)[-1]}" for one, name in names.items()}

@@ -8,13 +8,14 @@ from collections import Counter
 import openai
 import streamlit as st
 
-from drone_ft import evaluation, pipeline
+from drone_ft import evaluation, pipeline, probing
 from drone_ft.catalog import Catalog, problems
 from drone_ft.dataset import Example
+from drone_ft.endpoints import Endpoint
 from drone_ft.errors import DroneFTError
 from drone_ft.evaluation import Answer
 from drone_ft.fine_tuning import Job
-from drone_ft.ui import examples, frame, models, session, words
+from drone_ft.ui import connections, examples, frame, models, session, words
 from drone_ft.ui.models import Choice
 
 _ASKED = "playing.asked"
@@ -106,6 +107,10 @@ def answers(catalog: Catalog, jobs: list[Job], prompt: str | None) -> None:
         with right:
             picked.append(models.pick("Tuned model", tuned, "playing.tuned"))
     asked = [one for one in picked if one]
+    connections.missing_one()
+    names = [one.endpoint for one in asked]
+    if any(models.is_locked(at) for at in session.endpoints() if not at.is_local and at.name in names):
+        prompt = None
     below = st.empty()
     boxes = [place.empty() for place, _ in zip((left, right), asked, strict=False)]
     if prompt:
@@ -119,7 +124,7 @@ def answers(catalog: Catalog, jobs: list[Job], prompt: str | None) -> None:
                 for one, client in zip(asked, clients, strict=True)
             ]
             st.session_state[_ASKED] = {
-                one: _ask(client, one.model, pipeline.sent(catalog, place), prompt)
+                one: _ask(place, client, one.model, pipeline.sent(catalog, place), prompt)
                 for one, place, client in zip(asked, places, clients, strict=True)
             }
     last: dict[Choice, Answer] = st.session_state.get(_ASKED, {})
@@ -146,11 +151,15 @@ def _afterwards(catalog: Catalog, given: list[Answer]) -> None:
         examples.begin(prompt, given[-1].call)
 
 
-def _ask(client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Answer:
+def _ask(place: Endpoint, client: openai.OpenAI, model: str, catalog: Catalog, prompt: str) -> Answer:
     try:
         return evaluation.ask(client, model, catalog, prompt, memory=session.store())
     except DroneFTError as error:
-        return Answer(prompt, None, error=str(error))
+        bad_key = getattr(error, "status", None) == 401
+        told = (
+            f"{probing.key_wanted(place, session.key(place))} That is done in the settings." if bad_key else str(error)
+        )
+        return Answer(prompt, None, error=told)
 
 
 def _answer(catalog: Catalog, given: Answer, role: str) -> None:

@@ -113,16 +113,15 @@ def figures(report: Report) -> None:
             report.impossible(base),
             "Requests no function can do, or that are unclear: the model said no.",
         )
-        each = {model: report.seconds[model] / max(1, len(report.cases)) for model in (base, tuned)}
         st.metric(
             "Time per answer",
-            f"{each[tuned]:.2f} s",
-            f"base {each[base]:.2f} s",
+            f"{report.pace(tuned):.2f} s",
+            f"base {report.pace(base):.2f} s",
             border=True,
             delta_color="off",
             delta_arrow="off",
             height="stretch",
-            help=f"The time all of it took, divided by the requests; up to {evaluation.AT_ONCE} are asked at once.",
+            help=f"Half of the answers took less than this; up to {evaluation.AT_ONCE} are asked at once.",
         )
         unscored = sum(report.outcomes(model)[Outcome.UNSCORED] for model in (base, tuned))
         lost = f"{words.count(unscored, 'answer')} never came" if unscored else "every answer came"

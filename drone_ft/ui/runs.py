@@ -80,20 +80,22 @@ def watch(run: work.Run) -> None:
     st.fragment(_watch, run_every="2s")(run.id, _done(run))
 
 
-def stopped(run: work.Run, environment: Environment = dict, first: bool = True) -> None:
+def stopped(
+    run: work.Run, environment: Environment = dict, first: bool = True, title: str = "", go_on: str = ""
+) -> None:
     """A run that failed or was cancelled: what happened, how far it came, and the button that goes on.
 
-    `first`: whether that button is what the page wants to be pressed.
+    `first`: whether that button is what the page wants to be pressed; `title` and `go_on` in place of the usual words.
     """
     failed = run.status == "failed"
     with st.container(border=True):
-        st.subheader(f"{_NAMES[run.kind]} {'has stopped' if failed else 'was cancelled'}", anchor=False)
+        st.subheader(title or f"{_NAMES[run.kind]} {'has stopped' if failed else 'was cancelled'}", anchor=False)
         if failed:
             st.error(words.escape(run.error or "It left no word why."), icon=":material/error:")
         steps(run)
         anew = " A cancelled training starts from its beginning." if not failed and run.kind == "demo" else ""
         st.caption(f"What was finished is kept and not done again.{anew}")
-        label = "Try again" if failed else "Start again"
+        label = go_on or ("Try again" if failed else "Start again")
         look = {"type": "primary" if first else "secondary", "icon": ":material/refresh:"}
         start_button(label, run.kind, lambda: run.settings, f"runs.again.{run.kind}", environment, **look)
 
@@ -126,14 +128,12 @@ def _watch(run_id: str, done: int) -> None:
     stopping, job = store.is_cancel_requested(run_id), _job(run)
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-            st.subheader(
-                f"{_NAMES[run.kind]} is {'stopping' if stopping else 'running'}", anchor=False, width="content"
-            )
+            st.subheader(f"{_name(run)} is {_going(job, stopping)}", anchor=False, width="content")
             with st.container(horizontal=True, width="content"):
                 if job is not None and not stopping:
                     _pausing(job)
                 st.button(
-                    "Stopping …" if stopping else "Cancel",
+                    "Stopping …" if stopping else "Stop" if run.kind == "compose" else "Cancel",
                     key=f"runs.cancel.{run.kind}",
                     icon=":material/stop_circle:",
                     disabled=stopping,
@@ -189,6 +189,15 @@ def _act(act: Act, job: fine_tuning.Job, label: str) -> None:
     frame.notify(_SAID[label])
 
 
+def _name(run: work.Run) -> str:
+    model = run.result.get("model")
+    return f"Writing by {words.escape(model)}" if run.kind == "compose" and model else _NAMES[run.kind]
+
+
+def _going(job: fine_tuning.Job | None, stopping: bool = False) -> str:
+    return "stopping" if stopping else "paused" if job is not None and job.status == "paused" else "running"
+
+
 def _done(run: work.Run) -> int:
     return sum(step.status == "done" for step in run.steps)
 
@@ -232,12 +241,11 @@ def _status(run_id: str) -> None:
         run = session.store().run(run_id)
         if run is None:
             return
-        said = {"done": "has finished", "failed": "has stopped", "cancelled": "was cancelled"}.get(
-            run.status, "is running"
-        )
+        ends = {"done": "has finished", "failed": "has stopped", "cancelled": "was stopped"}
+        said = ends.get(run.status) or f"is {_going(_job(run))}"
         st.page_link(
             _PLACES[run.kind],
-            label=f"{_NAMES[run.kind]} {said}",
+            label=f"{_name(run)} {said}",
             icon=":material/progress_activity:" if run.is_under_way else ":material/flag:",
         )
         if run.is_under_way and run.steps:

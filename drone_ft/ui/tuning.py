@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from drone_ft import checks, dataset, endpoints, fine_tuning, pipeline, work
+from drone_ft import checks, dataset, endpoints, fine_tuning, trainings, work
 from drone_ft.dataset import Example
 from drone_ft.endpoints import Endpoint
 from drone_ft.errors import DroneFTError
@@ -71,12 +71,12 @@ def settings(ready: list[Example], jobs: list[Job], first: bool) -> None:
                 help="Part of the tuned model's name, so that you find it again.",
             )
         _more()
+        sent, aside = (learning, len(ready) - learning) if endpoint.is_local else preflight.sizes(endpoint, ready)
         st.markdown(
-            f":material/forum: {words.count(learning, 'example')} to learn, {len(ready) - learning:,} kept aside for "
+            f":material/forum: {words.count(sent, 'example')} to learn, {aside:,} kept aside for "
             f"testing  \n{_price(endpoint, model, ready, max(1, int(epochs)), jobs)}"
         )
-        if not endpoint.is_local:
-            preflight.panel(endpoint, ready)
+        is_stopped = not endpoint.is_local and preflight.panel(endpoint, ready)
         wrong = _wrong()
         if wrong:
             st.error(wrong, icon=":material/error:")
@@ -86,7 +86,7 @@ def settings(ready: list[Example], jobs: list[Job], first: bool) -> None:
             lambda: _chosen(endpoint, model),
             "tuning.start",
             lambda: session.environment(endpoint),
-            disabled=locked or bool(wrong) or not (model or endpoint.is_local),
+            disabled=locked or is_stopped or bool(wrong) or not (model or endpoint.is_local),
             type="primary" if first else "secondary",
             icon=":material/play_arrow:",
         )
@@ -181,17 +181,17 @@ def outcome(jobs: list[Job]) -> bool:
     last = runs.latest("tune")
     if last is None:
         return False
+    job = next((job for job in jobs if job.id == last.result.get("job_id")), None)
     if last.status == "cancelled":
-        st.caption("The last training was cancelled.")
+        _cancelled(job)
         return False
     if last.status == "failed":
-        _failed(last)
+        _failed(last, job)
         return True
     tuned = models.tuned(jobs)
-    job = next((job for job in jobs if job.id == last.result.get("job_id")), None)
-    made = Choice(job.endpoint, job.tuned_model or "") if job else None
+    made = Choice(job.endpoint, job.answers_as or "") if job else None
     if last.status == "done" and made in tuned:
-        if job_details.needs_deployment(made.model):
+        if job and job_details.needs_deployment(job):
             st.success(f"{words.escape(tuned[made])} is trained. Below it takes the name of its deployment.")
             return True
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -203,13 +203,38 @@ def outcome(jobs: list[Job]) -> bool:
     return False
 
 
-def _failed(last: work.Run) -> None:
+def _cancelled(job: Job | None) -> None:
+    """What came of a cancel: where nobody knows, the training may still be paid for."""
+    if job is None or job.is_over:
+        st.caption("The last training was cancelled.")
+        return
+    why = job.message or "It has not ended there yet."
+    st.warning(
+        f"**The training may still be running at {words.escape(job.endpoint)}.** {words.escape(why)} Press *Cancel* "
+        "below again when it answers.",
+        icon=":material/warning:",
+    )
+
+
+def _failed(last: work.Run, job: Job | None) -> None:
     """Why the training stopped, the way to try again, and where a service takes no more, the way to train here."""
     place = last.settings.get("endpoint", endpoints.LOCAL)
-    closed = bool(last.result.get("closed"))
-    runs.stopped(last, lambda: session.environment_of(place), first=not closed)
-    if closed:
-        kept = {k: v for k, v in last.settings.items() if k not in ("endpoint", "model", "fixes")}
+    if last.result.get("closed"):
+        _closed(last, place)
+    elif job and job.endpoint_job_id and not job.is_over:
+        where = "on this computer" if job.endpoint == endpoints.LOCAL else f"at {words.escape(job.endpoint)}"
+        title = f"This app stopped watching; the training goes on {where}"
+        runs.stopped(last, lambda: session.environment_of(place), title=title, go_on="Watch it again")
+    else:
+        runs.stopped(last, lambda: session.environment_of(place))
+
+
+def _closed(last: work.Run, place: str) -> None:
+    """A service that takes no new trainings: the way to train here, with everything carried over."""
+    kept = {k: v for k, v in last.settings.items() if k not in ("endpoint", "model", "fixes")}
+    with st.container(border=True):
+        st.subheader(f"{words.escape(place)} takes no new trainings from your organisation", anchor=False)
+        st.markdown("Your examples and settings are kept, and nothing was paid for.")
         runs.start_button(
             "Train on this computer instead",
             "tune",
@@ -218,12 +243,16 @@ def _failed(last: work.Run) -> None:
             type="primary",
             icon=":material/computer:",
         )
+        with st.expander("What was said, and another try", icon=":material/chat_info:"):
+            st.markdown(words.escape(last.error or ""))
+            environment = lambda: session.environment_of(place)  # noqa: E731
+            runs.start_button("Try again", "tune", lambda: last.settings, "runs.again.tune", environment)
 
 
 def catch_up() -> None:
     """Bring trainings nobody follows up to date, now and then: a place that is away must not hold up every click."""
     if time.monotonic() - st.session_state.get(runs.CAUGHT_UP, -CATCH_UP_EVERY) >= CATCH_UP_EVERY:
-        pipeline.catch_up(session.store(), session.reach)
+        trainings.catch_up(session.store(), session.reach)
         st.session_state[runs.CAUGHT_UP] = time.monotonic()
 
 
@@ -259,12 +288,13 @@ def past(watched: work.Run | None, everything: list[Job]) -> None:
     picked = event.selection.rows
     if watched and not picked:
         return  # its own curve is above; another one below it would pass for its
-    newest = next((job for job in jobs if job.tuned_model), jobs[0])
+    is_open = [job for job in jobs if not job.is_over and job.endpoint_job_id]
+    newest = next((job for job in (*is_open, *jobs) if job in is_open or job.tuned_model), jobs[0])
     job = jobs[picked[0]] if picked and picked[0] < len(jobs) else newest
     whole = session.store().job(job.id)
     points = fine_tuning.loss_curve(whole.events if whole else [])
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        made = Choice(job.endpoint, job.tuned_model or "")
+        made = Choice(job.endpoint, job.answers_as or "")
         title = models.name(made, jobs) if job.tuned_model else job.suffix or job.id
         st.markdown(f"**{words.escape(title)}**", width="content")
         if job.tuned_model and job.endpoint == endpoints.LOCAL:
@@ -279,15 +309,21 @@ def past(watched: work.Run | None, everything: list[Job]) -> None:
             )
     if job.tuned_model:
         st.caption("The model's name for an OpenAI client:")
-        st.code(job.tuned_model, language=None)
+        st.code(job.answers_as, language=None)
     _exported(job)
     job_details.show(job)
-    if job.status == "failed":
+    if job.status == "failed" and not _is_told(job):
         st.error(words.escape(job.message or "This training failed and left no word why."), icon=":material/error:")
-    if points:
+    if len(points) > 1:
         runs.loss(points, f"tuning.loss.{job.id}")
     else:
         st.caption("It ended before anything was measured." if job.is_over else "Nothing was measured yet.")
+
+
+def _is_told(job: Job) -> bool:
+    """Whether the page says already, above, why a training failed."""
+    last = runs.latest("tune")
+    return bool(last and last.status == "failed" and last.result.get("job_id") == job.id)
 
 
 def _exported(job: Job) -> None:

@@ -11,6 +11,7 @@ from drone_ft.schema import words as schema_words
 
 # Read as letters wherever they stand in a code name.
 _LETTERS = ("led", "gps", "sos", "usb", "id", "url", "api", "tv", "ac", "sms")
+ABSURD = 10**12  # a number this large is counted, not read
 LONGEST_VALUE = 80  # a longer one is cut: a sentence is read, not scrolled
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~$:!-])")
 
@@ -94,6 +95,8 @@ def value(thing: Any) -> str:
         return short(thing.replace("_", " ")) if re.fullmatch(r"[a-z0-9_]+", thing) else f"“{short(thing)}”"
     if isinstance(thing, float) and thing.is_integer():
         thing = int(thing)
+    if isinstance(thing, int) and abs(thing) >= ABSURD:
+        return f"a number of {len(str(abs(thing)))} digits"
     return short(f"{thing:,}" if isinstance(thing, int) and abs(thing) >= 10_000 else json.dumps(thing))
 
 

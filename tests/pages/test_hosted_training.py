@@ -8,10 +8,10 @@ import pytest
 import seed
 from seen import labels, primary, said
 
-from drone_ft import checks, endpoints, pipeline
+from drone_ft import checks, endpoints, fine_tuning, trainings
 from drone_ft.catalog import default_catalog
 from drone_ft.endpoints import Endpoint
-from drone_ft.ui import models
+from drone_ft.ui import models, words
 from drone_ft.ui.models import Choice
 from tests.scripted import Script, running
 
@@ -102,6 +102,59 @@ def test_what_a_server_of_ones_own_may_not_take_is_put_right_by_a_button_that_na
     assert "to be corrected before the upload" in said(own)
 
 
+def test_what_is_wrong_is_told_in_the_words_of_the_examples_and_left_out_of_upload_and_price(at, store):
+    keep = [e for e in seed.examples(store)[::6] if e.call.name != "set_home_location"]
+    learnt = [e for e in keep if e.split == "train"]
+    one, other = learnt[0], next(e for e in learnt if e.call.name != learnt[0].call.name)
+    made = {
+        "twice": dataclasses.replace(other, id="twice", prompt=one.prompt),
+        "empty": dataclasses.replace(other, id="empty", prompt=""),
+        "long": dataclasses.replace(other, id="long", prompt="go on " * 60_000),
+        "leak": dataclasses.replace(one, id="leak", prompt=learnt[1].prompt, call=learnt[1].call, split="test"),
+    }
+    store.replace_examples([*keep, *made.values()])
+    at.button(key="preflight.check").click().run()
+    told = said(at).replace("\\", "")
+    answers = f"{words.call(one.call)}, and {words.call(other.call)}"
+    assert f"“{one.prompt}” has two answers: {answers}." in told
+    assert "One example has no words." in told and "cut off unnoticed" in told and "No example for Set home lo" in told
+    assert "Line " not in told and "{" not in told and "found" not in told
+    before = next(m.value for m in at.markdown if "tokens to train on" in m.value)
+    for rule in ("content", "too long", "leak"):
+        at.button(key=f"preflight.fix.{rule}").click().run()
+    assert "Left out of the upload: 2 examples to learn and 1 example kept aside." in said(at).replace("\\", "")
+    assert next(m.value for m in at.markdown if "tokens to train on" in m.value) != before
+
+
+def test_when_a_model_stops_answering_is_said_beside_its_price(at):
+    sentence = "gpt-4.1-mini and whatever is trained from it stop answering on 14 January 2027."
+    assert sentence in said(at).replace("\\", "")
+    model(at).select("gpt-reasoning").run()
+    assert "stop answering" not in said(at)
+
+
+def test_evaluate_and_playground_ask_for_the_key_before_anything_is_sent(open_page, store, hosted):
+    seed.hosted_job(store)
+    for page, button in (("evaluate", "evaluating.start"), ("playground", "FormSubmitter:playing.form-Ask")):
+        at = open_page(page)
+        if page == "playground":
+            at.text_input(key="playing.text").set_value("up")
+            at.button(key=button).click().run()
+        else:
+            assert at.button(key=button).disabled
+        assert "OpenAI needs a key" in at.warning[0].value and not at.error
+
+
+def test_a_refused_key_is_said_in_the_playground_without_status_and_variable(open_page, store, hosted, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-the-right-one")
+    seed.hosted_job(store)
+    at = open_page("playground")
+    at.text_input(key="playing.text").set_value("up")
+    at.button(key="FormSubmitter:playing.form-Ask").click().run()
+    told = at.error[0].value.replace("\\", "")
+    assert told.startswith("OpenAI does not accept this key. Paste another one.") and "401" not in told
+
+
 def test_fixes_for_other_examples_are_forgotten(own, started, store):
     own.button(key="preflight.fix.unknown to target").click().run()
     store.remove_examples([store.examples()[0].id])
@@ -187,10 +240,33 @@ def test_a_model_of_azure_is_asked_under_the_name_of_its_deployment(open_page, s
     seed.run(store, "tune", "done", job_id="hosted", model=made)
     at = open_page("fine_tune")
     assert f"deploy {made} in the Azure portal" in said(at).replace("\\", "") and "tuning.compare" not in keys(at)
-    at.text_input(key="job_details.deployment.hosted").set_value(" our-drone ").run()
-    assert not at.exception and store.job("hosted").tuned_model == "our-drone"
+    for typed, kept in ((" our-dron ", "our-dron"), ("our-drone", "our-drone")):  # a slip can be put right
+        at.text_input(key="job_details.deployment.hosted").set_value(typed).run()
+        job = store.job("hosted")
+        assert not at.exception and (job.tuned_model, job.answers_as) == (made, kept)
+        assert list(models.tuned(store.jobs())) == [Choice("OpenAI", kept)] and kept in [c.value for c in at.code]
     assert "Azure portal" not in said(at) and "tuning.compare" in keys(at)
-    assert Choice("OpenAI", "our-drone") in models.tuned(store.jobs())
+    assert open_page("fine_tune").text_input(key="job_details.deployment.hosted").value == "our-drone"
+    there = hosted.client(key=seed.KEY)
+    hosted.state.jobs[job.endpoint_job_id] = {
+        "id": job.endpoint_job_id,
+        "fine_tuned_model": made,
+        "status": "succeeded",
+    }
+    hosted.state.events[job.endpoint_job_id] = []
+    assert fine_tuning.refresh(there, job).answers_as == "our-drone"
+
+
+def test_an_evaluation_counts_for_the_model_that_was_asked_and_not_for_its_namesake(open_page, store, hosted, _key):
+    seed.examples(store, 60)
+    job = seed.hosted_job(store)
+    report, key = seed.report(store), f"{seed.HOSTED} (OpenAI)"
+    answers = dict(zip((key, f"{seed.HOSTED} (Mine)"), report.answers.values(), strict=True))
+    places = dict(zip(answers, ("OpenAI", "Mine"), strict=True))
+    store.save_report(dataclasses.replace(report, answers=answers, endpoints=places))
+    assert "Evaluated: my-drone" in said(open_page("fine_tune")).replace("\\", "")
+    store.save_job(dataclasses.replace(job, endpoint="Theirs"))
+    assert "Not evaluated yet" in said(open_page("fine_tune"))
 
 
 def keys(at):
@@ -267,11 +343,11 @@ def test_a_model_at_a_service_is_compared_with_its_own_base_there(
     at = open_page("evaluate")
     assert at.selectbox(key="evaluating.tuned").value == Choice(endpoints.LOCAL, seed.TUNED)
     assert at.selectbox(key="evaluating.base").value == OWN
-    assert "What it costs" not in said(at) and "left out" not in said(at)
+    assert "for both" not in said(at) and "left out" not in said(at)
     at.selectbox(key="evaluating.tuned").select(Choice("OpenAI", seed.HOSTED)).run()
     assert at.selectbox(key="evaluating.base").value == Choice("OpenAI", "gpt-4.1-mini")
-    costs = next(c.value for c in at.caption if "What it costs" in c.value).replace("\\", "")
-    assert costs.count("about $0.") == 2 and "gpt-4.1-mini (OpenAI)" in costs
+    costs = next(c.value for c in at.caption if " for both." in c.value).replace("\\", "")
+    assert costs.count("About $0.") == 1 and "Test its connection in the settings" in said(at)
     assert costs.count("left out of Land drone") == 1
     at.button(key="evaluating.start").click().run()
     asked = {"models": ["gpt-4.1-mini", seed.HOSTED], "cases": "drone", "places": ["OpenAI", "OpenAI"]}
@@ -359,7 +435,7 @@ def test_a_report_of_one_name_at_two_places_shows_both_and_where_they_were_asked
 
 
 def test_a_job_that_is_still_being_created_cannot_be_paused(open_page, store, monkeypatch):
-    monkeypatch.setattr(pipeline, "catch_up", lambda store, reach: None)
+    monkeypatch.setattr(trainings, "catch_up", lambda store, reach: None)
     seed.examples(store, 60)
     seed.hosted_job(store, "creating", "")
     at = open_page("fine_tune")

@@ -9,7 +9,7 @@ import seed
 from seen import labels, primary, said
 from streamlit.testing.v1 import AppTest
 
-from drone_ft import dataset, endpoints, evaluation, pipeline
+from drone_ft import dataset, endpoints, evaluation, trainings
 from drone_ft.catalog import Call, default_catalog
 from drone_ft.errors import EndpointRefused
 from drone_ft.evaluation import Answer, Outcome
@@ -90,7 +90,7 @@ def test_past_trainings_are_listed_and_a_failed_one_says_why(open_page, store):
 def test_a_finished_training_leads_to_the_comparison(open_page, store):
     seed.examples(store)
     seed.job(store)
-    seed.run(store, "tune", "done", model=seed.TUNED)
+    seed.run(store, "tune", "done", job_id="job1", model=seed.TUNED)
     assert primary(open_page("fine_tune")) == ["Compare it with the base"]
 
 
@@ -264,7 +264,7 @@ def test_trainings_are_read_once_a_page(page, open_page, store, monkeypatch):
         seed.job(store, "succeeded", f"model {number}", f"more{number}")
     read, jobs = [], Store.jobs
     monkeypatch.setattr(Store, "jobs", lambda self, catalog=None: read.append(catalog) or jobs(self, catalog))
-    monkeypatch.setattr(pipeline, "catch_up", lambda store, reach: None)  # it looks by itself, every 20 seconds
+    monkeypatch.setattr(trainings, "catch_up", lambda store, reach: None)  # it looks by itself, every 20 seconds
     open_page(page)
     assert len(read) == 1
 

@@ -32,7 +32,8 @@ from drone_ft.ui import parameters, words
         (words.value({"latitude": 1.5}), "latitude 1.5"),
         (words.value(["a", "b"]), "a and b"),
         (words.value("Go! " * 99), f"“{'Go! ' * 19}Go!…”"),
-        (words.value(10**300), f"{10**300:,}"[:79] + "…"),
+        (words.value(1_500_000), "1,500,000"),
+        (words.value(-(10**300)), "a number of 301 digits"),
         (
             words.call(Call("control_camera", {"mode": "video", "duration": 120})),
             "Control camera: mode video, duration 120",

@@ -46,6 +46,8 @@ def test_what_is_written_and_what_it_costs_is_said_before(at):
     assert "about $0.0" in said(at) and said(at) != text, "half the price"
     model(at).select("gpt-reasoning").run()
     assert "price unknown" in said(at)
+    batch = at.toggle(key="composing.batch")
+    assert batch.label == "Send them as a batch, within a day" and batch.value, "half of what is not promised"
 
 
 def test_it_is_started_as_chosen_and_the_key_goes_apart(at, started, environments):
@@ -82,12 +84,19 @@ def test_without_a_key_the_way_to_the_settings_is_shown(open_page, hosted):
 
 def test_what_was_chosen_is_there_after_a_visit_to_the_settings(at, started):
     at.text_input(key="composing.tone").set_value("curt").run()
+    at.number_input(key="composing.commands").set_value(5)
+    at.number_input(key="composing.impossible").set_value(1)
+    at.number_input(key="composing.at_once").set_value(2)
+    at.selectbox(key="composing.which").select("uncovered")
+    at.toggle(key="composing.batch").set_value(True).run()
     model(at).select("gpt-4o-mini").run()
     at.switch_page("pages/settings.py").run()
     at.switch_page("pages/examples.py").run()
     start(at)
     asked = started[0][1]
     assert (asked["endpoint"], asked["model"], asked["prompts"]) == ("OpenAI", "gpt-4o-mini", {"tone": "curt"})
+    fields = [asked[name] for name in ("commands", "impossible", "at_once", "which", "batch")]
+    assert fields == [5, 1, 2, "uncovered", True]
 
 
 def test_this_computer_writes_without_a_key_and_its_limits_are_said(open_page, started, environments):
@@ -109,8 +118,8 @@ def test_where_nothing_is_uncovered_there_is_nothing_to_write(open_page, store):
 
 
 LEDGER = [
-    {"call": {"name": "takeoff_drone", "arguments": {}}, "words": "go 900", "reason": "it does not say 50"},
-    {"call": {"name": "reject_request", "arguments": {}}, "words": "", "reason": "the model refused"},
+    {"call": {"name": "takeoff_drone", "arguments": {"altitude": 9}}, "words": "go 900", "reason": "it does not say 9"},
+    {"call": {"name": "reject_request", "arguments": {}}, "words": "", "reason": "near land_drone: the model refused"},
 ]
 
 
@@ -124,10 +133,11 @@ def test_what_came_of_it_and_what_was_left_out_is_shown(open_page, store):
     ended(store, written=141, left_out=LEDGER, left_out_count=2, cost=0.046)
     at = open_page("examples")
     assert "gpt-4.1-mini wrote 141 examples ($0.05)." in at.success[0].value.replace("\\", "")
-    assert [e.label for e in at.expander] == ["Left out: 2, with the reason for each"]
+    assert [e.label for e in at.expander] == ["2 left out: the reason for each"]
     rows = at.dataframe[0].value
-    assert list(rows["Left out because"]) == ["it does not say 50", "the model refused"]
-    assert list(rows["Function"]) == ["Takeoff drone", "Reject request"]
+    assert list(rows.columns) == ["Words", "Why", "Call"], "why is in sight on a telephone, too"
+    assert list(rows["Why"]) == ["it does not say 9", "the model refused"]
+    assert list(rows["Call"]) == ["Takeoff drone: altitude 9", "Impossible request, near Land drone"]
 
 
 def test_of_a_large_ledger_the_reasons_are_counted_the_first_shown_and_all_can_be_had(open_page, store, monkeypatch):
@@ -140,7 +150,7 @@ def test_of_a_large_ledger_the_reasons_are_counted_the_first_shown_and_all_can_b
     offered = {}
     monkeypatch.setattr(st, "download_button", lambda label, data, *given, **look: offered.update({label: data}))
     at = open_page("examples")
-    assert [e.label for e in at.expander] == ["Left out: 509, with the reason for each"]
+    assert [e.label for e in at.expander] == ["509 left out: the reason for each"]
     reasons = at.expander[0].markdown[0].value.replace("\\", "").split("\n")
     assert reasons[0] == "- **500 ×** altitude is …, more than 500" and reasons[-1] == "- **2 ×** something else"
     assert len(at.dataframe[0].value) == 300
@@ -164,7 +174,7 @@ def test_news_of_what_is_no_longer_there_is_not_shown(open_page, store):
     assert not open_page("examples").success
 
 
-@pytest.mark.parametrize("status, label", [("failed", "Try again"), ("cancelled", "Start again")])
+@pytest.mark.parametrize("status, label", [("failed", "Try again"), ("cancelled", "Go on")])
 def test_a_stopped_writing_goes_on_with_the_key(
     status, label, open_page, store, hosted, started, environments, monkeypatch
 ):
@@ -172,9 +182,66 @@ def test_a_stopped_writing_goes_on_with_the_key(
     seed.examples(store, 20)
     ended(store, status, "Add credit at the provider." if status == "failed" else None)
     at = open_page("examples")
+    at.toggle(key="composing.open").set_value(True).run()
+    assert primary(at) == [label], "and not to write anew"
     next(button for button in at.button if button.label == label).click().run()
     assert started == [("compose", {"endpoint": "OpenAI", "model": "gpt-4.1-mini"})]
     assert environments == [{"OPENAI_API_KEY": seed.KEY}]
+
+
+MIXED = {"left_out": LEDGER, "left_out_count": 36, "not_asked": 34, "had": 1, "cost": 0.02}
+ERROR = {"call": {}, "words": "", "reason": "The server could not answer now (status 500): out of order. Try again."}
+
+
+def test_who_stops_is_told_what_is_saved_and_what_is_still_to_ask(open_page, store):
+    seed.examples(store, 20)
+    ended(store, "cancelled", written=71, answered=40, **MIXED)
+    at = open_page("examples")
+    told = said(at).replace("\\", "")
+    assert "**Writing has stopped.** 71 examples are saved ($0.02); 34 requests are still to ask." in told
+    assert at.expander[0].label == "1 you already have, 34 not asked yet, 1 left out: the reason for each"
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "words", "button"),
+    [
+        (
+            {"written": 0, "had": 125, "left_out_count": 154, "answered": 76, "cost": 0.02},
+            "warning",
+            "gpt-4.1-mini wrote nothing new ($0.02): 125 you already have, 29 left out.",
+            [],
+        ),
+        (
+            {"written": 0, "left_out": [ERROR], "left_out_count": 17, "unanswered": 17, "answered": 0, "cost": 0.0},
+            "error",
+            "gpt-4.1-mini answered none of 17 requests: the server had an error (status 500).",
+            ["Ask the 17 that are missing"],
+        ),
+        (
+            {"written": 116, "left_out_count": 27, "unanswered": 27, "answered": 49, "cost": None},
+            "warning",
+            "gpt-4.1-mini wrote 116 examples (price unknown); 27 requests went without an answer.",
+            ["Ask the 27 that are missing"],
+        ),
+    ],
+)
+def test_what_brought_nothing_or_not_all_is_no_success(more, kind, words, button, open_page, store):
+    seed.examples(store, 20)
+    ended(store, **more)
+    at = open_page("examples")
+    assert words in [box.value.replace("\\", "") for box in getattr(at, kind)] and not at.success
+    assert primary(at) == button
+
+
+def test_what_went_unanswered_is_asked_without_asking_the_rest_anew(at, open_page, store, started):
+    seed.examples(store, 20)
+    ended(store, written=116, unanswered=27, answered=49, cost=0.1)
+    at = opened(open_page("examples"))
+    start(at)
+    assert started[0][1]["seed"] == 0 and primary(at) == ["Ask the 27 that are missing"]
+    ended(store, written=27, unanswered=0, answered=27, cost=0.1)
+    start(opened(open_page("examples")))
+    assert started[1][1]["seed"] == 1, "now another time means other examples"
 
 
 def test_a_connection_that_is_gone_is_said_when_going_on(open_page, store, started):

@@ -1,4 +1,4 @@
-"""Batches under way, apart from the run that began them: whoever writes next collects what they were paid for."""
+"""Batches under way, apart from the run that began them: a later writing at their place collects what is over."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("model", sa.String, nullable=False),
         sa.Column("purpose", sa.String, nullable=False),
         sa.Column("keys", sa.JSON, nullable=False),
+        sa.Column("file", sa.String, nullable=False),
         sa.Column("id", sa.String, nullable=False),
         sa.Column("created", sa.Float, nullable=False),
     )
