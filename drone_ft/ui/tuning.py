@@ -234,19 +234,20 @@ def _closed(last: work.Run, place: str) -> None:
     kept = {k: v for k, v in last.settings.items() if k not in ("endpoint", "model", "fixes")}
     with st.container(border=True):
         st.subheader(f"{words.escape(place)} takes no new trainings from your organisation", anchor=False)
-        st.markdown("Your examples and settings are kept, and nothing was paid for.")
-        runs.start_button(
-            "Train on this computer instead",
-            "tune",
-            lambda: kept | {"model": models.ITS_OWN},
-            "tuning.here",
-            type="primary",
-            icon=":material/computer:",
-        )
-        with st.expander("What was said, and another try", icon=":material/chat_info:"):
-            st.markdown(words.escape(last.error or ""))
-            environment = lambda: session.environment_of(place)  # noqa: E731
-            runs.start_button("Try again", "tune", lambda: last.settings, "runs.again.tune", environment)
+        st.markdown(words.escape(last.error or ""))
+        st.caption("Your examples and settings are kept, and nothing was paid for.")
+        with st.container(horizontal=True):
+            runs.start_button(
+                "Train on this computer instead",
+                "tune",
+                lambda: kept | {"model": models.ITS_OWN},
+                "tuning.here",
+                type="primary",
+                icon=":material/computer:",
+            )
+            runs.start_button(
+                "Try again", "tune", lambda: last.settings, "runs.again.tune", lambda: session.environment_of(place)
+            )
 
 
 def catch_up() -> None:

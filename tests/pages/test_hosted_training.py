@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 import seed
@@ -277,7 +278,7 @@ def test_a_job_about_to_be_created_offers_nothing_and_one_that_never_was_says_so
     seed.examples(store, 60)
     file = hosted.client(key=seed.KEY).files.create(file=("train.jsonl", b"{}\n"), purpose="fine-tune").id
     job = dataclasses.replace(seed.hosted_job(store, "creating", ""), training_file=file, trained_tokens=None)
-    store.save_job(dataclasses.replace(job, created=seed.NOW))
+    store.save_job(dataclasses.replace(job, created=time.time()))
     at = open_page("fine_tune")
     assert not {"Pause", "Go on", "Cancel", "List the checkpoints"} & {*labels(at)} and "Its number" not in said(at)
     assert store.job("hosted").status == "creating", "somebody may be about to create it"

@@ -143,7 +143,7 @@ def test_a_training_found_again_says_that_its_examples_are_not_known(open_page, 
     trained(hosted, "lost")
     looked(typed(open_page("settings"), seed.KEY))
     at = open_page("fine_tune")
-    assert "What it was trained on is not known here" in said(at) and "Learnt from 1 example of" in said(at)
+    assert "What it was trained on is not known here" in said(at) and "To learn from 1 example of" in said(at)
     assert not at.get("download_button") and "Its number at OpenAI: ftjob" in said(at).replace("\\", "")
 
 
