@@ -17,7 +17,7 @@ test: .venv/ready-to-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/ready-to-test benchmarks/requirements.txt
 	$(PIP) -r requirements-dev.txt -r benchmarks/requirements.txt
