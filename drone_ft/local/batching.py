@@ -76,7 +76,7 @@ class _Question:
 class Batcher:
     """Takes everything that waits and asks the engine once a model.
 
-    Waits until none came for `window` seconds, but not for more than ten times that; takes at most `largest`.
+    Waits until none came for `window` seconds, but not for more than forty times that; takes at most `largest`.
     """
 
     def __init__(self, engine: Engine, *, window: float = 0.01, largest: int = 128, most_waiting: int = 2000) -> None:
@@ -117,7 +117,7 @@ class Batcher:
                 return
 
     def _gather(self, first: _Question) -> tuple[list[_Question], bool]:
-        batch, deadline = [first], time.monotonic() + 10 * self._window
+        batch, deadline = [first], time.monotonic() + 40 * self._window
         while len(batch) < self._largest:
             try:
                 question = self._waiting.get(timeout=max(0.0, min(self._window, deadline - time.monotonic())))

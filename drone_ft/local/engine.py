@@ -21,7 +21,7 @@ from drone_ft.local.grammar import Grammars, grammar
 from drone_ft.local.prompt import ChatRequest, Prompt, PromptError, Settings, build, writing_of
 from drone_ft.local.shelf import Loaded, Shelf
 
-TOGETHER = 64  # rows read at a time: more gain little speed and cost memory
+TOGETHER = 128  # rows read at a time: more gain little speed and cost memory
 TOKENS = 8192  # of them, where their prompts are long
 PREFIXES_KEPT = 4
 DEFAULT_MAX_TOKENS = 512
