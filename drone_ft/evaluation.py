@@ -15,7 +15,7 @@ from typing import Any
 import openai
 from scipy.stats import binomtest
 
-from drone_ft import abilities
+from drone_ft import abilities, endpoints
 from drone_ft.abilities import Memory
 from drone_ft.catalog import Call, Catalog, problems
 from drone_ft.errors import DatasetError, EndpointError, EndpointRefused, EndpointUnavailable
@@ -290,9 +290,10 @@ class Report:
         return [score(c, a, self.reject) for c, a in zip(self.cases, self.answers[model], strict=True)]
 
     def pace(self, model: str) -> float:
-        """The seconds an answer took, the median; their share of the whole where the answers do not tell."""
+        """Seconds an answer took: the median at a service; on this computer, whose cores all share, the mean."""
         own = [answer.seconds for answer in self.answers[model] if answer.seconds and not answer.error]
-        return statistics.median(own) if own else self.seconds[model] / max(1, len(self.cases))
+        is_elsewhere = self.endpoints.get(model, endpoints.LOCAL) != endpoints.LOCAL
+        return statistics.median(own) if own and is_elsewhere else self.seconds[model] / max(1, len(self.cases))
 
     def outcomes(self, model: str) -> dict[Outcome, int]:
         """How many answers had each outcome, all outcomes listed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,9 @@ def test_figures_are_derived_from_the_answers() -> None:
 def test_the_time_of_an_answer_is_its_own_however_many_are_asked_at_once() -> None:
     answers = [Answer("up", UP, seconds=s) for s in (0.3, 0.2, 9.0)] + [Answer("up", None, seconds=60.0, error="away")]
     report = Report("r", "r", None, [Case("up", UP)] * 4, {"m": answers}, {"m": 0.04})
-    assert report.pace("m") == 0.3
+    assert replace(report, endpoints={"m": "OpenAI"}).pace("m") == 0.3
+    for here in ({}, {"m": "this computer"}):  # where all share the cores, each waits for all
+        assert replace(report, endpoints=here).pace("m") == 0.01
 
 
 def test_the_weakest_function_comes_first_and_unanswered_ones_last() -> None:

@@ -121,7 +121,8 @@ def figures(report: Report) -> None:
             delta_color="off",
             delta_arrow="off",
             height="stretch",
-            help=f"Half of the answers took less than this; up to {evaluation.AT_ONCE} are asked at once.",
+            help=f"Up to {evaluation.AT_ONCE} requests are asked at once. At a service, half of the answers took less "
+            "than this; on this computer it is the time of all, divided by their number.",
         )
         unscored = sum(report.outcomes(model)[Outcome.UNSCORED] for model in (base, tuned))
         lost = f"{words.count(unscored, 'answer')} never came" if unscored else "every answer came"
