@@ -17,8 +17,9 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from drone_ft.local import api
 from drone_ft.local.api import Json, refusal
-from drone_ft.local.batching import Answer, Batcher
+from drone_ft.local.batching import Batcher
 from drone_ft.local.chat import Chat
+from drone_ft.local.decoding import Answer
 from drone_ft.local.prompt import ChatRequest
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,6 @@ class Text:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._first: list[str] = []
-        self._wanted = True
         self._promise = asyncio.wrap_future(batcher.ask(model, request, self._take))
         self._promise.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
@@ -76,18 +76,16 @@ class Text:
         while (more := await self._pieces.get()) is not None:
             yield more
 
-    async def answer(self) -> Answer | None:
-        """The whole answer, for those engines that tell it."""
+    async def answer(self) -> Answer:
+        """The whole answer."""
         return await self._promise
 
     def drop(self) -> None:
         """Nobody listens any more."""
-        self._wanted = False
         self._promise.cancel()
 
-    def _take(self, piece: str) -> bool:
+    def _take(self, piece: str) -> None:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
-        return self._wanted
 
 
 def answer_events(chat: Chat, answers: Sequence[Answer]) -> Iterator[str]:
@@ -111,9 +109,8 @@ async def text_events(chat: Chat, texts: Sequence[Text]) -> AsyncIterator[str]:
             yield chunk(index, {"role": "assistant", "content": ""})
             async for piece in text.pieces():
                 yield chunk(index, {"content": piece})
-            answer = await text.answer()
-            answers += [answer] if answer else []
-            yield chunk(index, {}, answer.finish_reason if answer else "stop")
+            answers.append(await text.answer())
+            yield chunk(index, {}, answers[-1].finish_reason)
         for last in chunk.end(answers):
             yield last
     except Exception as error:

@@ -14,14 +14,15 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from drone_ft.local import api, replies
 from drone_ft.local.api import ApiError, bad
-from drone_ft.local.batching import Answer, Batcher, Engine
+from drone_ft.local.batching import Batcher, Engine
 from drone_ft.local.chat import Chat, read_chat
+from drone_ft.local.decoding import Answer
 from drone_ft.local.files import PURPOSES, FileStore
 from drone_ft.local.job_checks import read_settings
 from drone_ft.local.jobs import UNDER_WAY, JobStore, trained_settings
@@ -101,23 +102,30 @@ class Routes:
         """A chat completion, whole or streamed."""
         chat = read_chat(api.read_json(await request.body()))
         await run_in_threadpool(self._known, chat.model)
+        if chat.streams_text:
+            # The first piece is awaited before the reply begins: a refusal can still be a status then.
+            texts = [replies.Text(self.batcher, chat.model, choice) for choice in chat.choices]
+            await texts[0].begin()
+            return _event_stream(replies.text_events(chat, texts))
+        answers = await self._answers(chat, request)
         if chat.stream:
-            return await self._streamed(chat)
-        return JSONResponse(replies.completion(chat, await self._answers(chat)))
-
-    async def _answers(self, chat: Chat) -> list[Answer]:
-        promises = [self.batcher.ask(chat.model, choice) for choice in chat.choices]
-        answers = await asyncio.gather(*(asyncio.wrap_future(promise) for promise in promises))
-        return [answer for answer in answers if answer is not None]
-
-    async def _streamed(self, chat: Chat) -> Response:
-        # The answer, or its first piece, is awaited before the reply begins: a refusal can still be a status then.
-        if not chat.streams_text:
-            answers = await self._answers(chat)
             return _event_stream(replies.answer_events(chat, answers))
-        texts = [replies.Text(self.batcher, chat.model, choice) for choice in chat.choices]
-        await texts[0].begin()
-        return _event_stream(replies.text_events(chat, texts))
+        return JSONResponse(replies.completion(chat, answers))
+
+    async def _answers(self, chat: Chat, request: Request) -> list[Answer]:
+        """One a choice; nothing is written any more for a client that left. Raises ClientDisconnect."""
+        promises = [asyncio.wrap_future(self.batcher.ask(chat.model, choice)) for choice in chat.choices]
+        answers, left = asyncio.gather(*promises), asyncio.create_task(_has_left(request))
+        try:
+            waited: list[asyncio.Future[Any]] = [answers, left]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not answers.done():
+                raise ClientDisconnect
+            return answers.result()
+        finally:
+            left.cancel()
+            for promise in promises:
+                promise.cancel()
 
     async def create_file(self, request: Request) -> Response:
         """Keeps an uploaded file."""
@@ -241,6 +249,12 @@ class Routes:
         folder = self.models / id.rsplit(":", 1)[-1]
         created = folder.stat().st_mtime if id.startswith("ft:") and folder.is_dir() else 0
         return api.dump(Model(id=id, object="model", created=int(created), owned_by="local"))
+
+
+async def _has_left(request: Request) -> None:
+    """Returns when the client is gone; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event_stream(events: AsyncIterator[str] | Iterator[str]) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 import sys
@@ -17,7 +18,8 @@ from filelock import FileLock, Timeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from drone_ft.errors import DroneFTError
@@ -28,6 +30,7 @@ from drone_ft.local.files import write_json
 from drone_ft.local.guard import LARGEST_UPLOAD, Activity, Guard
 from drone_ft.local.routes import Routes
 
+log = logging.getLogger(__name__)
 DEFAULT_PORT = 8642
 TOKEN = "DRONE_FT_TOKEN"
 CANNOT_START = 2
@@ -54,13 +57,17 @@ def create_app(
     routes, activity = Routes(engine, workspace, command, fewest_examples, grace), Activity()
     app = Starlette(
         routes=routes.routes(),
-        middleware=[Middleware(Guard, activity=activity, largest_upload=largest_upload, token=token)],
+        middleware=[
+            Middleware(Guard, activity=activity, largest_upload=largest_upload, token=token),
+            # among the handlers below it would end the connection, under a client's next request
+            Middleware(ExceptionMiddleware, handlers={Exception: _refused}),
+        ],
         exception_handlers={
             HTTPException: _no_route,
+            ClientDisconnect: _left,
             ApiError: _refused,
             DroneFTError: _refused,
             OSError: _refused,
-            Exception: _refused,
         },
         lifespan=routes.lifespan,
     )
@@ -70,7 +77,13 @@ def create_app(
 
 async def _refused(request: Request, error: Exception) -> Response:
     told = refusal(error)
+    if told.status == 500:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse(told.body(), told.status)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # what servers note for a client that closed its request
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 from drone_ft.errors import WeightsError
 from drone_ft.local import packing, weights
+from drone_ft.local.decoding import Decoder
 from drone_ft.local.prompt import Settings
 
 TUNED_KEPT = 1  # merged tuned models in memory, 430 MB each for the default base
@@ -31,17 +33,27 @@ class Loaded:
 
 
 class Shelf:
-    """The base model, the tuned models in `models_dir`, and the checkpoints of the jobs in `jobs_dir`."""
+    """The base model, the tuned models in `models_dir`, and the checkpoints of the jobs in `jobs_dir`.
+
+    Whoever uses a model holds the `lock`; `tokenizer` and `decoder`, which all of them share, are there once one is
+    loaded.
+    """
 
     def __init__(self, models_dir: Path, source: weights.Source, jobs_dir: Path | None = None) -> None:
         self.models_dir, self.source, self.jobs_dir = Path(models_dir), source, jobs_dir
-        self.tokenizer: Any = None  # there once a model is loaded
+        self.lock = threading.RLock()
+        self.tokenizer: Any = None
+        self.decoder: Decoder
         self._base: Loaded | None = None
         self._tuned: OrderedDict[str, Loaded] = OrderedDict()
 
     def ids(self) -> list[str]:
         """The base model and every finished tuned model."""
         return [self.source.name, *sorted(self._finished())]
+
+    def is_base(self, model_id: str) -> bool:
+        """Whether this is the base model's id."""
+        return model_id == self.source.name
 
     def has(self, model_id: str) -> bool:
         """Whether a model answers under this id: one of `ids`, or a checkpoint of a job."""
@@ -55,34 +67,37 @@ class Shelf:
 
     def merged(self, model_id: str) -> Any:
         """A tuned model with its adapter merged in, for somebody else to keep. Raises UnknownModel, WeightsError."""
-        return _merged(self.base().model, self._folder(model_id), model_id)
+        with self.lock:
+            return _merged(self._loaded_base().model, self._folder(model_id), model_id)
 
     def load(self, model_id: str) -> Loaded:
         """A model in memory. Raises UnknownModel, WeightsError."""
-        base = self.base()
-        if model_id == self.source.name:
-            return base
-        if model_id not in self._tuned:
-            settings = self.settings(model_id)
-            while len(self._tuned) >= TUNED_KEPT:
-                self._tuned.popitem(last=False)
-            self._tuned[model_id] = Loaded(self.merged(model_id), settings)
-        self._tuned.move_to_end(model_id)
-        return self._tuned[model_id]
+        with self.lock:
+            base = self._loaded_base()
+            if self.is_base(model_id):
+                return base
+            if model_id not in self._tuned:
+                settings = self.settings(model_id)
+                while len(self._tuned) >= TUNED_KEPT:
+                    self._tuned.popitem(last=False)
+                self._tuned[model_id] = Loaded(self.merged(model_id), settings)
+            self._tuned.move_to_end(model_id)
+            return self._tuned[model_id]
 
-    def base(self) -> Loaded:
-        """The base model in memory. Raises WeightsError."""
+    def forget(self, model_id: str) -> None:
+        """Drop a tuned model from memory, for instance before its folder is deleted."""
+        with self.lock:
+            self._tuned.pop(model_id, None)
+
+    def _loaded_base(self) -> Loaded:
         if self._base is None:
             model, self.tokenizer = weights.load(self.source)
             model = model.to(_device())
             if packing.can_pack(model):
                 packing.pack(model)
+            self.decoder = Decoder(self.tokenizer, model)
             self._base = Loaded(model, None)
         return self._base
-
-    def forget(self, model_id: str) -> None:
-        """Drop a tuned model from memory, for instance before its folder is deleted."""
-        self._tuned.pop(model_id, None)
 
     def _finished(self) -> dict[str, Path]:
         return self._folders(self.models_dir.glob("*/settings.json"))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from drone_ft.local import engine as engine_module
-from drone_ft.local import reading, shelf, weights
+from drone_ft.local import decoding, reading, scheduling, shelf, weights
 from drone_ft.local.calls import JSON
-from drone_ft.local.engine import Answer, Engine
+from drone_ft.local.decoding import Answer, Decoder
+from drone_ft.local.engine import Engine
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings, build, tools_key
 from drone_ft.local.shelf import UnknownModel
 from tests.local.test_prompt import ALTITUDE, TOOLS, tool
@@ -57,6 +57,15 @@ def ask(words: str, **changes: Any) -> ChatRequest:
     return replace(ChatRequest(messages, TOOLS, "required"), **changes)
 
 
+def streamed(engine: Engine, request: ChatRequest) -> list[str]:
+    """The pieces of an answer's text."""
+    scheduler, pieces = engine.scheduler(), []
+    scheduler.add("tiny", request, streamed=True)
+    while scheduler.busy:
+        pieces += [news.text for news in scheduler.step() if news.text]
+    return pieces
+
+
 def assert_valid(answer: Answer, tools: list[dict[str, Any]] = TOOLS) -> None:
     assert answer.finish_reason == "tool_calls"
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
@@ -79,19 +88,17 @@ def test_required_calls_are_always_valid(engine: Engine, model: str, temperature
 
 def wish_for(monkeypatch: pytest.MonkeyPatch, engine: Engine, *texts: str) -> None:
     """Let the model want these answers, the first one most."""
-    choose, engine_tokens = Engine._choose, engine._tokenizer
+    choose, tokenizer = Decoder.choose, engine._shelf.tokenizer
 
-    def wishing(self: Engine, rows: list[Any], logits: Any) -> None:
-        for row, line in zip(rows, logits, strict=True):
-            for strength, text in zip((1000.0, 100.0, 10.0), texts, strict=False):
-                rest = text.removeprefix(engine_tokens.decode(row.written))
-                if rest != text or not row.written:
-                    line[(engine_tokens(rest, add_special_tokens=False)["input_ids"] or self._grammars.ends)[0]] += (
-                        strength
-                    )
-        choose(self, rows, logits)
+    def wishing(self: Decoder, row: Any, scores: Any) -> None:
+        for strength, text in zip((1000.0, 100.0, 10.0), texts, strict=False):
+            rest = text.removeprefix(tokenizer.decode(row.written))
+            if rest != text or not row.written:
+                wanted = tokenizer(rest, add_special_tokens=False)["input_ids"] or self._grammars.ends
+                scores[wanted[0]] += strength
+        choose(self, row, scores)
 
-    monkeypatch.setattr(Engine, "_choose", wishing)
+    monkeypatch.setattr(Decoder, "choose", wishing)
 
 
 HIGH = JSON.call("fly_up", {"altitude": 900})
@@ -130,7 +137,7 @@ def test_a_number_beyond_its_bounds_is_not_pressed_into_them(
     (answer,) = engine.answer("tiny", [request])
     assert [name for name, _ in answer.calls] == names
     assert_valid(answer, FLY)
-    prompt = len(build(engine._tokenizer, request, None).ids)
+    prompt = len(build(engine._shelf.tokenizer, request, None).ids)
     assert sum(count >= prompt for count in tokens) == 1  # read once, though it may be answered twice
     alone = Engine(engine._shelf.models_dir, engine.source)
     monkeypatch.setattr(shelf.packing, "can_pack", lambda _: False)  # so it reads anew
@@ -176,8 +183,8 @@ def test_text_may_be_the_other_answer_and_its_letters_are_not_kept_in_mind_for_e
 ) -> None:
     engine.answer("tiny", [ask("?")])
     noted: list[int] = []
-    note = engine_module._note_others
-    monkeypatch.setattr(engine_module, "_note_others", lambda *given: (noted.append(1), note(*given)))
+    note = decoding._note_others
+    monkeypatch.setattr(decoding, "_note_others", lambda *given: (noted.append(1), note(*given)))
     wish_for(monkeypatch, engine, HIGH, "I can't fly that high. " * 12)
     (answer,) = engine.answer("tiny", [ask("?", tools=FLY, tool_choice="auto", max_tokens=200)])
     assert answer.text.startswith("I can't fly that high.")
@@ -214,11 +221,11 @@ def test_neither_the_prefix_cache_nor_the_size_of_batches_changes_answers(
 ) -> None:
     requests = [ask(words) for words in WORDS]
     cached = engine.answer("tiny", requests)
-    monkeypatch.setattr(engine_module, "TOGETHER", 4)
+    monkeypatch.setattr(scheduling, "TOGETHER", 4)
     assert engine.answer("tiny", requests) == cached
-    monkeypatch.setattr(engine_module, "TOKENS", 1)
+    monkeypatch.setattr(scheduling, "TOKENS", 1)
     assert engine.answer("tiny", requests) == cached
-    monkeypatch.setattr(engine_module, "build", lambda *given: _unsplit(build(*given)))
+    monkeypatch.setattr(decoding, "build", lambda *given: _unsplit(build(*given)))
     assert [answer.calls for answer in engine.answer("tiny", requests)] == [answer.calls for answer in cached]
 
 
@@ -304,7 +311,7 @@ def test_every_pass_takes_the_cores_others_leave(engine: Engine, monkeypatch: py
 def test_plain_text_streams_in_the_pieces_of_the_whole_answer(engine: Engine) -> None:
     request = ChatRequest([{"role": "user", "content": "hello"}], max_tokens=30)
     whole = engine.answer("tiny", [request])[0]
-    assert "".join(engine.stream("tiny", request)) == whole.text
+    assert "".join(streamed(engine, request)) == whole.text
     assert whole.calls == ()
     assert whole.finish_reason in ("length", "stop")
 
@@ -316,7 +323,7 @@ def test_stop_and_max_tokens_end_an_answer(engine: Engine) -> None:
     stopped = engine.answer("tiny", [replace(request, stop=[stop])])[0]
     assert stopped.finish_reason == "stop"
     assert stopped.text == text[: text.index(stop)]
-    assert "".join(engine.stream("tiny", replace(request, stop=[stop]))) == stopped.text
+    assert "".join(streamed(engine, replace(request, stop=[stop]))) == stopped.text
     short = engine.answer("tiny", [replace(request, max_tokens=3)])[0]
     assert (short.finish_reason, short.completion_tokens) == ("length", 3)
 

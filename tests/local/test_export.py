@@ -89,7 +89,7 @@ def test_a_gguf_holds_the_same_model(tmp_path: Path) -> None:
 
 def test_ollama_reads_what_the_model_was_trained_to_read(engine: Engine) -> None:
     engine.answer("tiny", [ask("hello", tool_choice="none", max_tokens=1)])
-    text = _modelfile(engine._tokenizer, Settings(ID, "tiny", "turns", "", "You fly.", calls="compact"))
+    text = _modelfile(engine._shelf.tokenizer, Settings(ID, "tiny", "turns", "", "You fly.", calls="compact"))
     assert (
         'TEMPLATE """<|im_start|>system\n<|im_end|>\n<|im_start|>user\n{{ .Prompt }}<|im_end|>\n'
         '<|im_start|>assistant\n{{ .Response }}<|im_end|>"""'

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -20,7 +19,9 @@ import uvicorn
 
 from drone_ft.errors import CatalogError
 from drone_ft.local import files as local_files
+from drone_ft.local.decoding import Answer
 from drone_ft.local.prompt import PromptError
+from drone_ft.local.scheduling import News
 from drone_ft.local.server import create_app
 
 BASE = "tiny"
@@ -38,25 +39,14 @@ ROW = {"messages": [{"role": "user", "content": "land"}, {"role": "assistant", "
 ROWS = "\n".join(json.dumps(ROW) for _ in range(12)).encode()
 
 
-@dataclass(frozen=True)
-class FakeAnswer:
-    """What the fake engine says."""
-
-    calls: tuple[tuple[str, str], ...] = ()
-    text: str = ""
-    finish_reason: str = "stop"
-    prompt_tokens: int = 7
-    completion_tokens: int = 3
-    logprobs: object = None
-
-
 class FakeEngine:
     """Calls the function that was named, else the first; echoes the last message where no call is possible."""
 
     def __init__(self, models: Path) -> None:
         self.folder = models
-        self.batches: list[tuple[str, int]] = []
+        self.batches: list[int] = []
         self.requests: list[object] = []
+        self.dropped: list[int] = []
         self.seconds = 0.0
 
     def models(self):
@@ -69,30 +59,68 @@ class FakeEngine:
     def forget(self, model):
         pass
 
-    def answer(self, model, requests):
-        self.batches.append((model, len(requests)))
-        self.requests += requests
-        time.sleep(self.seconds)
-        return [self._one(request) for request in requests]
+    def scheduler(self):
+        return FakeScheduler(self)
 
-    def stream(self, model, request):
-        answer = self._one(request)
-        yield from answer.text.split(" ")
-        return answer
 
-    def _one(self, request):
+class FakeScheduler:
+    """Answers all it has in one step; streamed text takes a step a word. What is asked "for ever" has no end."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.rows, self.added = engine, {}, 0
+
+    @property
+    def busy(self):
+        return bool(self.rows)
+
+    def add(self, model, request, *, streamed=False):
+        self.engine.requests.append(request)
+        self.added += 1
+        self.rows[self.added] = (request, streamed, [])
+        return self.added
+
+    def drop(self, number):
+        self.engine.dropped.append(number)
+        del self.rows[number]
+
+    def step(self):
+        self.engine.batches.append(len(self.rows))
+        time.sleep(self.engine.seconds)
+        news = [self._one(number, *row) for number, row in self.rows.items()]
+        self.rows = {told.number: self.rows[told.number] for told in news if not told.is_last}
+        return news
+
+    def _one(self, number, request, streamed, told):
         said = request.messages[-1]["content"]
-        if said == "too long":
-            raise PromptError("The messages take too many tokens. Send fewer.", "messages")
-        if said == "endless":
-            raise CatalogError("The reference # leads back to itself.")
-        if said == "break":
-            raise RuntimeError("something broke")
-        if request.tools and request.tool_choice != "none" and said != "chat":
-            named = request.tool_choice["name"] if isinstance(request.tool_choice, dict) else "takeoff_drone"
-            calls = [(named, '{"altitude": 15}')] * (2 if said == "twice" and request.parallel else 1)
-            return FakeAnswer(tuple(calls), finish_reason="tool_calls")
-        return FakeAnswer(text=f"you said {said}")
+        if said == "break all":
+            raise RuntimeError("everything broke")
+        if said == "for ever":
+            time.sleep(0.01)
+            return News(number)
+        try:
+            answer = answer_to(request)
+        except Exception as error:
+            return News(number, error=error)
+        words = answer.text.split(" ")
+        if streamed and len(told) < len(words):
+            told.append(words[len(told)])
+            return News(number, told[-1])
+        return News(number, answer=answer)
+
+
+def answer_to(request):
+    said = request.messages[-1]["content"]
+    if said == "too long":
+        raise PromptError("The messages take too many tokens. Send fewer.", "messages")
+    if said == "endless":
+        raise CatalogError("The reference # leads back to itself.")
+    if said == "break":
+        raise RuntimeError("something broke")
+    if request.tools and request.tool_choice != "none" and said != "chat":
+        named = request.tool_choice["name"] if isinstance(request.tool_choice, dict) else "takeoff_drone"
+        calls = [(named, '{"altitude": 15}')] * (2 if said == "twice" and request.parallel else 1)
+        return Answer(tuple(calls), "", "tool_calls", 7, 3)
+    return Answer((), f"you said {said}", "stop", 7, 3)
 
 
 class Running:
@@ -294,7 +322,33 @@ def test_questions_that_wait_together_are_answered_together(server):
     for thread in ask:
         thread.join()
     server.engine.seconds = 0.0
-    assert sum(size for _, size in server.engine.batches) == 12 and len(server.engine.batches) <= 3
+    assert sum(server.engine.batches) == 12 and len(server.engine.batches) <= 3
+
+
+def test_whoever_comes_late_does_not_wait_for_the_end_of_others(server):
+    """What has no end holds nobody up, and is given up when its client leaves."""
+    server.engine.dropped.clear()
+
+    def ask_for_ever(seconds):
+        with pytest.raises(openai.APITimeoutError):
+            messages = [{"role": "user", "content": "for ever"}]
+            server.client.with_options(timeout=seconds).chat.completions.create(model=BASE, messages=messages)
+
+    ask_for_ever(0.3)
+    wait_for(lambda: len(server.engine.dropped) == 1)
+    other = threading.Thread(target=ask_for_ever, args=(2,))
+    other.start()
+    time.sleep(0.2)
+    said = server.client.chat.completions.create(model=BASE, messages=HELLO)
+    assert said.choices[0].message.content == "you said hello" and other.is_alive()
+    other.join()
+    wait_for(lambda: len(server.engine.dropped) == 2)
+
+
+def test_an_engine_that_breaks_fails_its_requests_and_answers_the_next(server):
+    with pytest.raises(openai.InternalServerError, match="everything broke"):
+        server.client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "break all"}])
+    assert server.client.chat.completions.create(model=BASE, messages=HELLO).choices[0].message.content
 
 
 def test_one_bad_request_does_not_spoil_the_batch(server):
