@@ -71,19 +71,24 @@ def read(text: str, tools: Sequence[Tool], writing: Writing) -> list[tuple[str, 
     return [] if rest else found
 
 
-def complete(text: str, tools: Sequence[Tool], writing: Writing) -> int:
-    """How many whole calls the beginning of an answer holds."""
-    return len(_read(text, tools, writing)[0])
+def complete(text: str, tools: Sequence[Tool], writing: Writing) -> list[tuple[str, str]]:
+    """The whole calls at the beginning of an answer, whatever follows them."""
+    return _read(text, tools, writing)[0]
+
+
+def named(text: str, writing: Writing) -> str:
+    """The name of the function an answer begins to call."""
+    return _call(text.strip(), writing)[0]
 
 
 def _read(text: str, tools: Sequence[Tool], writing: Writing) -> tuple[list[tuple[str, str]], str]:
     """(the calls at the beginning of an answer, what follows that is none)."""
     schemas, decoder = _schemas(tools), json.JSONDecoder()
-    before, after = writing.before.lstrip(), writing.after.rstrip()
+    after = writing.after.rstrip()
     found: list[tuple[str, str]] = []
     rest = text.strip()
     while rest:
-        name, mark, behind = rest.removeprefix(before).partition(writing.between)
+        name, mark, behind = _call(rest, writing)
         try:
             arguments, end = decoder.raw_decode(behind)
         except ValueError:
@@ -93,6 +98,11 @@ def _read(text: str, tools: Sequence[Tool], writing: Writing) -> tuple[list[tupl
         found.append((name, json.dumps(_unique(arguments, schemas[name]), ensure_ascii=False)))
         rest = behind[end + len(after) :].strip().removeprefix((writing.joint or "").strip()).strip()
     return found, ""
+
+
+def _call(text: str, writing: Writing) -> tuple[str, str, str]:
+    """(the name in front, what stands behind a name if it is there, the rest)."""
+    return text.removeprefix(writing.before.lstrip()).partition(writing.between)
 
 
 def _schemas(tools: Sequence[Tool]) -> dict[str, Any]:

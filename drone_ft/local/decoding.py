@@ -16,6 +16,7 @@ DEFAULT_MAX_TOKENS = 512
 LONGEST_NAME = 64  # letters of a function's name
 OTHERS = 4  # other beginnings kept at each choice, until the function to call is settled
 CLOSING_TOKENS = 64  # room kept to end a call properly when its text grows without end
+BEYOND = "beyond"  # how a row ends where a number leaves its bounds
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,32 @@ class Row:
     generator: Any
     unread: list[int]
     budget: int
-    wide: bool  # whether its numbers may leave their bounds at first
+    bounds: Any = None  # a matcher that holds numbers to their bounds, where `matcher` does not
     written: list[int] = field(default_factory=list)
     told: list[Token] = field(default_factory=list)  # of what is written, when it was asked for
     named: bool = False  # whether it is settled which function is called, as far as that matters
     chance: float = 0.0  # logarithm, of what is written until then
     others: list[tuple[float, list[int]]] = field(default_factory=list)  # (chance, other beginning) until then
-    kept: int | None = None  # how many of its calls are told, None for all
+    fitting: int = 0  # tokens written before one left its bounds
+    calls: list[tuple[str, str]] = field(default_factory=list)  # those made before one that cannot be
     finish: str | None = None
 
     @property
     def tokens(self) -> int:
         """How many the model has to remember, its prefix apart."""
         return len(self.prompt.ids) + len(self.written)
+
+    def write(self, tokens: list[int]) -> None:
+        """Append tokens; the row ends where a number leaves its bounds."""
+        if self.matcher is not None:
+            self.matcher.consume_tokens(tokens)
+        if self.bounds is not None:
+            fitting = self.bounds.validate_tokens(tokens)
+            self.bounds.consume_tokens(tokens[:fitting])
+            if fitting < len(tokens):
+                self.finish, self.fitting = BEYOND, len(self.written) + fitting
+        self.written += tokens
+        self.unread += tokens
 
 
 class Decoder:
@@ -83,7 +97,6 @@ class Decoder:
         import torch
 
         prompt = build(self._tokenizer, request, settings)
-        budget = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         room = self._context - len(prompt.ids) - len(prompt.prefix_ids)
         if room <= 0:
             raise PromptError(
@@ -93,21 +106,13 @@ class Decoder:
             )
         writing = writing_of(self._tokenizer, settings)
         asked = replace(request, tools=among) if among else request
-        wide = not among and grammar(request, writing, wide=True) != grammar(request, writing)
-        matcher = self._grammars.matcher(asked, writing, wide=wide)
+        matcher, bounds = self._grammars.matcher(asked, writing), None
+        if not among and grammar(request, writing, wide=True) != grammar(request, writing):
+            matcher, bounds = self._grammars.matcher(asked, writing, wide=True), matcher
         generator = torch.Generator().manual_seed(request.seed or 0)
-        row = Row(
-            asked,
-            settings,
-            writing,
-            prompt,
-            matcher,
-            generator,
-            list(prompt.ids),
-            min(budget, room),
-            wide,
-            named=not wide,
-        )
+        budget = min(room, DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens)
+        unread = list(prompt.ids)
+        row = Row(asked, settings, writing, prompt, matcher, generator, unread, budget, bounds, named=bounds is None)
         self._force(row)
         return row
 
@@ -125,31 +130,25 @@ class Decoder:
             _note_others(row, token, scores)
         if row.request.logprobs is not None:
             row.told.append(self._token(token, scores, row.request.logprobs))
-        row.written.append(token)
-        row.unread.append(token)
-        if row.matcher is not None:
-            row.matcher.consume_token(token)
+        row.write([token])
         self._force(row)
         row.named = row.named or self._is_named(row)
         if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
-            row.finish = "stop"
+            row.finish = row.finish or "stop"
 
     def other_way(self, row: Row) -> Row | None:
         """Where a number left its bounds: the likeliest other beginning, now held to them; None where all is well.
 
         What was asked for is not what that function does, so it is left out. Of several calls those before it stay.
         """
-        if not row.wide:
+        if row.finish != BEYOND:
             return None
-        bounded: Any = self._grammars.matcher(row.request, row.writing)
-        fitting = bounded.validate_tokens(row.written)
-        made = calls.read(self._text(row), row.request.callable, row.writing)
-        if fitting == len(row.written) or not made:
+        tools = row.request.callable
+        row.calls = calls.complete(self._tokenizer.decode(row.written[: row.fitting]), tools, row.writing)
+        if row.calls:
             return None
-        row.kept = calls.complete(self._tokenizer.decode(row.written[:fitting]), row.request.callable, row.writing)
-        if row.kept > 0:
-            return None
-        left = [tool for tool in row.request.callable if function_of(tool)["name"] != made[0][0]]
+        named = calls.named(self._tokenizer.decode(row.written), row.writing)
+        left = [tool for tool in tools if function_of(tool)["name"] != named]
         other = self.row(row.request, row.settings, among=left)
         for _, begun in sorted(row.others, reverse=True):
             if self._begin(other, begun):
@@ -159,7 +158,7 @@ class Decoder:
     def answer(self, row: Row) -> Answer:
         """What a finished row says."""
         text = self._text(row)
-        made = calls.read(text, row.request.callable, row.writing)[: row.kept]
+        made = row.calls or calls.read(text, row.request.callable, row.writing)
         finish = row.finish or "stop"
         if made:
             text, finish = "", "tool_calls"
@@ -177,9 +176,7 @@ class Decoder:
         fixed = len(row.written)
         if begun[:fixed] != row.written or row.matcher.validate_tokens(begun[fixed:]) < len(begun) - fixed:
             return False
-        row.matcher.consume_tokens(begun[fixed:])
-        row.written += begun[fixed:]
-        row.unread += begun[fixed:]
+        row.write(begun[fixed:])
         self._force(row)
         return True
 
@@ -238,16 +235,14 @@ class Decoder:
 
     def _force(self, row: Row) -> None:
         """Append what the grammar forces; finish the row when nothing can follow or no room is left."""
-        if row.matcher is not None:
+        if row.matcher is not None and row.finish is None:
             forced = row.matcher.compute_ff_tokens()
             if forced:
-                row.matcher.consume_tokens(forced)
-                row.written += forced
-                row.unread += forced
+                row.write(forced)
                 if row.request.logprobs is not None:
                     row.told += [Token(self._piece(token), 0.0, ((self._piece(token), 0.0),)) for token in forced]
             if row.matcher.is_stopped():
-                row.finish = "stop"
+                row.finish = row.finish or "stop"
         if row.finish is None and len(row.written) >= row.budget:
             row.written = row.written[: row.budget]
             row.finish = "length"
