@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Any
 
 from drone_ft.errors import DroneFTError
@@ -82,7 +83,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads: `prefix` (shared by many requests, may be "") then `text`, and both as token ids."""
+    """What the model reads: `prefix` (shared by many requests, may be "") then `text`, and both as token ids.
+
+    They are the tokens of the whole; where one stands across the border, `prefix_ids` end before it.
+    """
 
     prefix: str
     text: str
@@ -93,7 +97,11 @@ class Prompt:
 def build(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> Prompt:
     """The prompt of a request, for the base model or for a tuned one. Raises PromptError."""
     prefix, text = texts(tokenizer, request, tuned)
-    return Prompt(prefix, text, encode(tokenizer, prefix), encode(tokenizer, text))
+    begun, whole = _kept_ids(tokenizer, prefix), encode(tokenizer, prefix + text)
+    shared = min(len(begun), len(whole) - 1)  # something must be left to read
+    while begun[:shared] != whole[:shared]:
+        shared -= 1
+    return Prompt(prefix, text, whole[:shared], whole[shared:])
 
 
 def texts(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -> tuple[str, str]:
@@ -150,6 +158,11 @@ def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
 
+@lru_cache(maxsize=8)
+def _kept_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return encode(tokenizer, text)
+
+
 def _is_known(request: ChatRequest, system: str, tuned: Settings) -> bool:
     return tools_key(request.tools) == tuned.tools_key and system in ("", tuned.system)
 
@@ -201,15 +214,19 @@ def full_form(tokenizer: Any, system: str, turns: list[dict[str, str]], tools: S
 def _after(
     tokenizer: Any, opening: list[dict[str, str]], turns: list[dict[str, str]], tools: Sequence[Tool] = ()
 ) -> tuple[str, str]:
-    """(prefix, text) of turns after a system prompt, if there is one, and tools the chat template is to show."""
+    """(prefix, text) of turns after a system prompt, if there is one, and tools the chat template is to show.
+
+    The prefix is what stands before the first turn's own words: they are told by what else could be said there.
+    """
     whole = _render(tokenizer, opening + turns, tools, reply=True)
-    if not opening:
+    if not turns:
         return "", whole
+    others = [[*opening, {**turns[0], "content": words}] for words in ("?", "!")]
     try:
-        prefix = _render(tokenizer, opening, tools, reply=False)
-    except PromptError:  # a template that wants a user's turn: nothing to share, only slower
+        same = commonprefix([whole, *(_render(tokenizer, other, tools, reply=False) for other in others)])  # noqa: RUF071
+    except PromptError:  # a template that wants another first turn: nothing to share, only slower
         return "", whole
-    return (prefix, whole[len(prefix) :]) if whole.startswith(prefix) else ("", whole)
+    return same, whole[len(same) :]
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], tools: Sequence[Tool], *, reply: bool) -> str:

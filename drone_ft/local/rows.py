@@ -15,10 +15,10 @@ from drone_ft.local.prompt import (
     ChatRequest,
     PromptError,
     Settings,
+    build,
     encode,
     plain_message,
     split_system,
-    texts,
     tools_key,
     writing_of,
 )
@@ -168,15 +168,14 @@ def samples(
             continue
         request = ChatRequest(row.messages[:place], row.tools, "required", parallel=row.parallel)
         try:
-            prefix, text = texts(tokenizer, request, settings)
+            prompt = build(tokenizer, request, settings)
+            read = prompt.prefix_ids + prompt.ids
             content = plain_message(message, row.tools, writing)["content"]
-            before = encode(tokenizer, text)
-            answer = _answer(tokenizer, text, before, content)
+            answer = _answer(tokenizer, prompt.prefix + prompt.text, read, content)
             places = grammars.open_places(request, writing, answer) if grammars else None
             places = None if whole else places
         except PromptError as error:
             raise DatasetError(f"Line {row.line}, messages[{place}]: {error}") from error
-        read = encode(tokenizer, prefix) + before
         if len(read) + len(answer) > limit:
             raise DatasetError(
                 f"Line {row.line} is {len(read) + len(answer)} tokens long, more than the {limit} this model can "

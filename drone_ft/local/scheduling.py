@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +64,9 @@ class Scheduler:
         self._numbers = itertools.count()
         self._waiting: dict[int, _Request] = {}  # oldest first
         self._active: dict[int, _Request] = {}
-        self._lanes: OrderedDict[tuple[str, str], _Lane] = OrderedDict()  # by model and prefix, the next one first
+        self._lanes: OrderedDict[tuple[str, Sequence[int]], _Lane] = (
+            OrderedDict()
+        )  # by model and prefix; next one first
 
     @property
     def busy(self) -> bool:
@@ -132,11 +135,11 @@ class Scheduler:
         rows = [row for lane in self._lanes.values() for row in lane.rows.values()]
         if not rows:
             return True
-        is_known = (model, row.prompt.prefix) in self._lanes or len(self._lanes) < LANES
+        is_known = (model, row.prompt.prefix_ids) in self._lanes or len(self._lanes) < LANES
         return is_known and len(rows) < TOGETHER and sum(other.tokens for other in [*rows, row]) <= TOKENS
 
     def _enter(self, number: int, request: _Request, row: Row) -> None:
-        key = request.model, row.prompt.prefix
+        key = request.model, row.prompt.prefix_ids
         if key not in self._lanes:
             loaded = self._shelf.load(request.model)
             self._lanes[key] = _Lane(reading.reader(loaded.model, _beginning(loaded, row.prompt)))
@@ -202,14 +205,14 @@ def _beginning(loaded: Loaded, prompt: Prompt) -> Any:
     """The model's memory of a prefix; read once."""
     import torch
 
-    if not prompt.prefix:
+    if not prompt.prefix_ids:
         return None
-    if prompt.prefix not in loaded.prefixes:
+    if prompt.prefix_ids not in loaded.prefixes:
         reader = reading.reader(loaded.model)
         with torch.inference_mode():
             reader.read({0: prompt.prefix_ids})
         while len(loaded.prefixes) >= PREFIXES_KEPT:
             loaded.prefixes.popitem(last=False)
-        loaded.prefixes[prompt.prefix] = reader.remembered(0)
-    loaded.prefixes.move_to_end(prompt.prefix)
-    return loaded.prefixes[prompt.prefix]
+        loaded.prefixes[prompt.prefix_ids] = reader.remembered(0)
+    loaded.prefixes.move_to_end(prompt.prefix_ids)
+    return loaded.prefixes[prompt.prefix_ids]

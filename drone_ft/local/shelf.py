@@ -6,7 +6,7 @@ import copy
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Loaded:
 
     model: Any
     settings: Settings | None
-    prefixes: OrderedDict[str, Any] = field(default_factory=OrderedDict)
+    prefixes: OrderedDict[Sequence[int], Any] = field(default_factory=OrderedDict)
 
 
 class Shelf:

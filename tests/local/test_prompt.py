@@ -213,7 +213,8 @@ def test_the_base_model_reads_system_prompt_and_tools_once_in_a_shared_prefix(to
     assert first.prefix == second.prefix
     assert first.prefix.startswith("<|im_start|>system\nYou fly.")
     assert "takeoff(altitude: integer 1..500) - Take off." in first.prefix
-    assert first.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
+    assert first.prefix.endswith("<|im_end|>\n<|im_start|>user\n")  # what stands before everybody's words, too
+    assert first.text == "go up<|im_end|>\n<|im_start|>assistant\n"
     whole = prompt.encode(tokenizer, first.prefix + first.text)
     assert first.prefix_ids + first.ids == whole
 
@@ -221,9 +222,14 @@ def test_the_base_model_reads_system_prompt_and_tools_once_in_a_shared_prefix(to
 @pytest.mark.parametrize(
     ("form", "system", "tools", "prefix"),
     [
-        ("turns", "You fly.", TOOLS, "<|im_start|>system\n<|im_end|>\n"),
-        ("turns", None, TOOLS, "<|im_start|>system\n<|im_end|>\n"),
-        ("short", None, TOOLS, "<|im_start|>system\nYou fly.<|im_end|>\n"),  # tuned by an earlier version
+        ("turns", "You fly.", TOOLS, "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"),
+        ("turns", None, TOOLS, "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"),
+        (
+            "short",
+            None,
+            TOOLS,
+            "<|im_start|>system\nYou fly.<|im_end|>\n<|im_start|>user\n",
+        ),  # tuned by an earlier version
         ("turns", "You swim.", TOOLS, None),
         ("turns", "You fly.", TOOLS[:2], None),
         ("full", "You fly.", TOOLS, None),
@@ -235,7 +241,7 @@ def test_a_tuned_model_reads_prompt_and_tools_only_when_they_differ_from_its_own
     tuned = Settings("ft:x", "x", form, prompt.tools_key(TOOLS), "You fly.")
     opening = [{"role": "system", "content": system}] if system else []
     built = prompt.build(tokenizer, replace(ASK, messages=[*opening, *ASK.messages], tools=tools), tuned)
-    assert built.text == "<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n"
+    assert built.text == "go up<|im_end|>\n<|im_start|>assistant\n"
     assert built.prefix == prefix if prefix else "takeoff" in built.prefix
 
 
@@ -244,7 +250,31 @@ def test_a_template_that_knows_no_system_prompt_still_serves_a_tuned_model(token
     strict.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
     tuned = Settings("ft:x", "x", "turns", prompt.tools_key(TOOLS), "")
     built = prompt.build(strict, ASK, tuned)
-    assert built.prefix == "" and built.text.endswith("<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n")
+    assert (built.prefix + built.text).endswith("<|im_start|>user\ngo up<|im_end|>\n<|im_start|>assistant\n")
+    assert "You fly." not in built.prefix + built.text
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("", "go up"),
+        ("", "?"),  # one of the words that tell where words begin
+        ("", ""),
+        ("t", "ake off"),  # a token stands across the border
+    ],
+)
+def test_the_prefix_ends_where_the_words_begin_and_cuts_no_token(tokenizer: Any, before: str, said: str) -> None:
+    """A template that refuses a system prompt without a turn shares its beginning, too."""
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = "{% if messages|length == 1 %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE.replace(
+        "'\n' + message['content']", f"'\n{before}' + message['content']"
+    )
+    messages = [{"role": "system", "content": "You fly."}, {"role": "user", "content": said}]
+    built = prompt.build(strict, replace(ASK, messages=messages))
+    assert built.prefix.endswith(f"<|im_start|>user\n{before}")
+    assert tokenizer.decode(built.prefix_ids).endswith("<|im_start|>user\n")
+    assert built.prefix_ids + built.ids == prompt.encode(strict, built.prefix + built.text)
+    assert built.text == f"{said}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(
