@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-LOOK = 0.2  # seconds between two looks, at least: the system counts in hundredths
+LOOK = 1.0  # seconds between two looks, at least: a burst of requests, read by their senders, is not a busy computer
 
 
 def physical() -> int:
