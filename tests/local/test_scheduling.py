@@ -1,0 +1,178 @@
+"""Requests on their way side by side: who begins when, who waits for whom, and that company changes no answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from drone_ft.local import reading, scheduling, weights
+from drone_ft.local.decoding import Answer, Decoder
+from drone_ft.local.engine import Engine
+from drone_ft.local.prompt import PromptError
+from drone_ft.local.scheduling import News, Scheduler
+from drone_ft.local.shelf import UnknownModel
+from tests.local.test_engine import ID, WORDS, add_adapter, ask
+from tests.local.tiny import make_tiny_model
+
+TEXT = {"tools": (), "max_tokens": 12}
+OTHER = ID.replace("abcd", "efgh")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    made = Engine(tmp_path_factory.mktemp("models"), weights.Source("tiny", str(folder), "folder"))
+    for name in ("x", "y"):
+        add_adapter(made, made._shelf.models_dir / name)
+    settings = made._shelf.models_dir / "y" / "settings.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "id": OTHER}))
+    return made
+
+
+@pytest.fixture
+def scheduler(engine: Engine) -> Scheduler:
+    return engine.scheduler()
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many rows each pass reads, prefixes apart."""
+    rows: list[int] = []
+    original = reading.Packed.read
+
+    def noted(self: reading.Packed, unread: dict[int, Any]) -> Any:
+        if self.beginning:
+            rows.append(len(unread))
+        return original(self, unread)
+
+    monkeypatch.setattr(reading.Packed, "read", noted)
+    yield rows
+
+
+def run(scheduler: Scheduler) -> dict[int, Answer | Exception]:
+    """What becomes of all that is on its way, in the order it ends."""
+    ended: dict[int, Answer | Exception] = {}
+    while scheduler.busy:
+        ended |= last(scheduler.step())
+    return ended
+
+
+def last(news: list[News]) -> dict[int, Answer | Exception]:
+    return {told.number: told.answer or told.error for told in news if told.is_last}  # type: ignore[misc]
+
+
+def test_who_comes_late_is_read_with_the_others_and_may_be_done_first(
+    engine: Engine, scheduler: Scheduler, read: list[int]
+) -> None:
+    long, short = ask(WORDS[0], **TEXT), ask(WORDS[1], **TEXT | {"max_tokens": 2})
+    alone = [engine.answer("tiny", [request])[0] for request in (long, short)]
+    read.clear()
+    first = scheduler.add("tiny", long)
+    scheduler.step()
+    second = scheduler.add("tiny", short)
+    ended = run(scheduler)
+    assert [*ended] == [second, first] and [ended[first], ended[second]] == alone
+    assert read[:3] == [1, 2, 2] and read[-1] == 1
+
+
+def test_models_and_prefixes_take_turns(engine: Engine, scheduler: Scheduler) -> None:
+    asked = [("tiny", ask(word, **TEXT)) for word in WORDS[:2]] + [(ID, ask(word, **TEXT)) for word in WORDS[:2]]
+    asked += [("tiny", replace(request, messages=[{"role": "system", "content": "You swim."}, *request.messages[1:]]))
+              for _, request in asked[:2]]  # fmt: skip
+    alone = [engine.answer(model, [request])[0] for model, request in asked]
+    numbers = [scheduler.add(model, request) for model, request in asked]
+    lengths = [len(lane.rows) for lane in (scheduler.step(), scheduler._lanes)[1].values()]
+    assert lengths == [2, 2, 2]
+    ended = run(scheduler)
+    assert [ended[number] for number in numbers] == alone
+
+
+def test_a_second_tuned_model_waits_until_the_first_is_done_and_is_then_not_overtaken(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at a time would take twice the memory; but for ever it does not wait."""
+    request = ask("hello", **TEXT)
+    first, second, base = (scheduler.add(model, request) for model in (ID, OTHER, "tiny"))
+    scheduler.step()
+    assert set(scheduler._active) == {first, base}
+    early = scheduler.add(ID, request)
+    scheduler.step()
+    assert set(scheduler._active) == {first, base, early}
+    monkeypatch.setattr(scheduling, "PATIENCE", 0)
+    late = scheduler.add(ID, request)
+    assert [*run(scheduler)][-2:] == [second, late]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("TOGETHER", 2), ("TOKENS", 60), ("LANES", 1)])
+def test_no_more_begin_than_there_is_room_for(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(scheduling, limit, value)
+    systems = [{"role": "system", "content": f"You fly {name}."} for name in ("high", "low")]
+    requests = [ask(word, **TEXT) for word in WORDS[:4]]
+    if limit == "LANES":
+        requests = [replace(r, messages=[systems[at % 2], *r.messages[1:]]) for at, r in enumerate(requests)]
+    numbers = {scheduler.add("tiny", request) for request in requests}
+    ended: set[int] = set()
+    while scheduler.busy:
+        ended |= last(scheduler.step()).keys()
+        rows = [row for lane in scheduler._lanes.values() for row in lane.rows.values()]
+        assert len(scheduler._lanes) <= scheduling.LANES and len(rows) <= 2
+    assert ended == numbers
+
+
+def test_what_is_too_long_for_the_room_is_read_alone(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "TOKENS", 5)
+    assert len(run_all(scheduler, [ask(word, **TEXT) for word in WORDS[:2]])) == 2
+
+
+def run_all(scheduler: Scheduler, requests: list[Any]) -> dict[int, Answer | Exception]:
+    for request in requests:
+        scheduler.add("tiny", request)
+    return run(scheduler)
+
+
+def test_what_goes_wrong_with_one_is_told_and_harms_no_other(
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, good = Decoder.choose, ask("hello", **TEXT)
+    expected = engine.answer("tiny", [good])[0]
+
+    def broken(self: Decoder, row: Any, scores: Any) -> None:
+        if "break" in row.request.messages[-1]["content"]:
+            raise ValueError("a matcher that broke")
+        choose(self, row, scores)
+
+    monkeypatch.setattr(Decoder, "choose", broken)
+    asked = [("nobody", good), ("tiny", ask("up and down " * 2000)), ("tiny", ask("break", **TEXT)), ("tiny", good)]
+    numbers = [scheduler.add(model, request) for model, request in asked]
+    ended = run(scheduler)
+    kinds = [type(ended[number]) for number in numbers]
+    assert kinds == [UnknownModel, PromptError, ValueError, Answer] and ended[numbers[-1]] == expected
+
+
+def test_streams_run_side_by_side(engine: Engine, scheduler: Scheduler) -> None:
+    request = ask(WORDS[0], **TEXT)
+    text = engine.answer("tiny", [request])[0].text
+    numbers = [scheduler.add("tiny", request, streamed=True) for _ in range(2)]
+    pieces: list[News] = []
+    while scheduler.busy:
+        pieces += [news for news in scheduler.step() if news.text]
+    assert ["".join(news.text for news in pieces if news.number == number) for number in numbers] == [text, text]
+    assert len(pieces) > 4 and [news.number for news in pieces] == numbers * (len(pieces) // 2)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_what_nobody_wants_any_more_takes_no_place(scheduler: Scheduler, read: list[int], steps: int) -> None:
+    kept, dropped = (scheduler.add("tiny", ask(word, **TEXT)) for word in WORDS[:2])
+    for _ in range(steps):
+        scheduler.step()
+    scheduler.drop(dropped)
+    read.clear()
+    assert [*run(scheduler)] == [kept] and set(read) == {1}
+    scheduler.drop(kept)  # that has ended
+    assert not scheduler.busy and not scheduler._lanes
