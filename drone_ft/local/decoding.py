@@ -134,7 +134,7 @@ class Decoder:
         self._force(row)
         row.named = row.named or self._is_named(row)
         if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
-            row.finish = row.finish or "stop"
+            row.finish = "stop" if row.finish != BEYOND else BEYOND
 
     def other_way(self, row: Row) -> Row | None:
         """Where a number left its bounds: the likeliest other beginning, now held to them; None where all is well.

@@ -98,6 +98,8 @@ def build(tokenizer: Any, request: ChatRequest, tuned: Settings | None = None) -
     """The prompt of a request, for the base model or for a tuned one. Raises PromptError."""
     prefix, text = texts(tokenizer, request, tuned)
     begun, whole = _kept_ids(tokenizer, prefix), encode(tokenizer, prefix + text)
+    if not whole:
+        raise PromptError("The model's chat template makes no text of these messages. Send others.", "messages")
     shared = min(len(begun), len(whole) - 1)  # something must be left to read
     while begun[:shared] != whole[:shared]:
         shared -= 1
@@ -219,9 +221,7 @@ def _after(
     The prefix is what stands before the first turn's own words: they are told by what else could be said there.
     """
     whole = _render(tokenizer, opening + turns, tools, reply=True)
-    if not turns:
-        return "", whole
-    others = [[*opening, {**turns[0], "content": words}] for words in ("?", "!")]
+    others = [[*opening, {**turns[0], "content": words}] for words in ("?", "!")] if turns else [opening]
     try:
         same = commonprefix([whole, *(_render(tokenizer, other, tools, reply=False) for other in others)])  # noqa: RUF071
     except PromptError:  # a template that wants another first turn: nothing to share, only slower

@@ -82,7 +82,8 @@ class Text:
 
     def drop(self) -> None:
         """Nobody listens any more."""
-        self._promise.cancel()
+        if not self._promise.cancel() and not self._promise.cancelled():
+            self._promise.exception()  # looked at: asyncio would complain that nobody did
 
     def _take(self, piece: str) -> None:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)

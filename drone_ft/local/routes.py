@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openai.types import FileDeleted, Model, ModelDeleted
 from starlette.applications import Starlette
@@ -28,6 +28,8 @@ from drone_ft.local.job_checks import read_settings
 from drone_ft.local.jobs import UNDER_WAY, JobStore, trained_settings
 from drone_ft.local.openapi import describe
 from drone_ft.local.runner import Runner
+
+T = TypeVar("T")
 
 
 class Routes:
@@ -103,27 +105,37 @@ class Routes:
         chat = read_chat(api.read_json(await request.body()))
         await run_in_threadpool(self._known, chat.model)
         if chat.streams_text:
-            # The first piece is awaited before the reply begins: a refusal can still be a status then.
-            texts = [replies.Text(self.batcher, chat.model, choice) for choice in chat.choices]
-            await texts[0].begin()
-            return _event_stream(replies.text_events(chat, texts))
+            return _event_stream(replies.text_events(chat, await self._texts(chat, request)))
         answers = await self._answers(chat, request)
         if chat.stream:
             return _event_stream(replies.answer_events(chat, answers))
         return JSONResponse(replies.completion(chat, answers))
 
-    async def _answers(self, chat: Chat, request: Request) -> list[Answer]:
-        """One a choice; nothing is written any more for a client that left. Raises ClientDisconnect."""
-        promises = [asyncio.wrap_future(self.batcher.ask(chat.model, choice)) for choice in chat.choices]
-        answers, left = asyncio.gather(*promises), asyncio.create_task(_has_left(request))
+    async def _texts(self, chat: Chat, request: Request) -> list[replies.Text]:
+        """One a choice, the first of them begun: until then a refusal can still be a status."""
+        texts: list[replies.Text] = []
         try:
-            waited: list[asyncio.Future[Any]] = [answers, left]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not answers.done():
-                raise ClientDisconnect
-            return answers.result()
+            for choice in chat.choices:
+                texts.append(replies.Text(self.batcher, chat.model, choice))
+            await _while_there(request, texts[0].begin())
+        except BaseException:
+            for text in texts:
+                text.drop()
+            raise
+        return texts
+
+    async def _answers(self, chat: Chat, request: Request) -> list[Answer]:
+        """One a choice."""
+        promises: list[asyncio.Future[Answer]] = []
+
+        async def all_of_them() -> list[Answer]:
+            return await asyncio.gather(*promises)
+
+        try:
+            for choice in chat.choices:
+                promises.append(asyncio.wrap_future(self.batcher.ask(chat.model, choice)))
+            return await _while_there(request, all_of_them())
         finally:
-            left.cancel()
             for promise in promises:
                 promise.cancel()
 
@@ -251,10 +263,22 @@ class Routes:
         return api.dump(Model(id=id, object="model", created=int(created), owned_by="local"))
 
 
-async def _has_left(request: Request) -> None:
-    """Returns when the client is gone; its body was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of some work; it is given up when the client leaves. Raises ClientDisconnect."""
+
+    async def wait_until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.create_task(work), asyncio.create_task(wait_until_gone())
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
 
 
 def _event_stream(events: AsyncIterator[str] | Iterator[str]) -> Response:

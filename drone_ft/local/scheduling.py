@@ -2,6 +2,7 @@
 
 Rows of one model that share a prefix (system prompt and tools) are a lane: a pass reads what is unread of all its rows,
 end to end. Rows come and go between passes, and lanes take turns: nobody waits for the end of somebody else's answer.
+All that is unread is read in one pass, so a long prompt makes everybody wait while it is read.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any
 from drone_ft.local import cores, decoding, reading
 from drone_ft.local.decoding import Answer, Row
 from drone_ft.local.prompt import ChatRequest, Prompt
-from drone_ft.local.shelf import Loaded, Shelf
+from drone_ft.local.shelf import TUNED_KEPT, Loaded, Shelf
 
 TOGETHER = 128  # rows on their way at a time: more gain little speed and cost memory
 TOKENS = 8192  # of them, where their prompts are long
 LANES = 4
 PREFIXES_KEPT = 4
-PATIENCE = 5.0  # seconds: who has waited longer is not overtaken any more
+TURN = 5.0  # seconds a lane takes in whoever fits; after them, nobody while others wait for its place
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,15 @@ class _Request:
     model: str
     request: ChatRequest
     streamed: bool
-    since: float
-    row: Row | None = None
+    row: Row | None = None  # while it waits
     sent: str = ""
 
 
 @dataclass
 class _Lane:
+    model: str
     reader: Any
+    since: float
     rows: dict[int, Row] = field(default_factory=dict)
 
 
@@ -64,9 +66,8 @@ class Scheduler:
         self._numbers = itertools.count()
         self._waiting: dict[int, _Request] = {}  # oldest first
         self._active: dict[int, _Request] = {}
-        self._lanes: OrderedDict[tuple[str, Sequence[int]], _Lane] = (
-            OrderedDict()
-        )  # by model and prefix; next one first
+        # by model and prefix; whose turn it is first
+        self._lanes: OrderedDict[tuple[str, Sequence[int]], _Lane] = OrderedDict()
 
     @property
     def busy(self) -> bool:
@@ -76,7 +77,7 @@ class Scheduler:
     def add(self, model: str, request: ChatRequest, *, streamed: bool = False) -> int:
         """Takes a request to the model of this id; its number in the news."""
         number = next(self._numbers)
-        self._waiting[number] = _Request(model, request, streamed, time.monotonic())
+        self._waiting[number] = _Request(model, request, streamed)
         return number
 
     def drop(self, number: int) -> None:
@@ -101,17 +102,29 @@ class Scheduler:
     # Who begins
 
     def _begin(self) -> list[News]:
-        """Give those who wait, oldest first, what room there is. Who does not fit is passed over, but not for ever."""
+        """Give those who wait, oldest first, what room there is; who does not fit is passed over.
+
+        Not for ever: lanes that have had their turn take in nobody more while somebody older waits for what they hold.
+        """
         news = []
-        for number, request in [*itertools.islice(self._waiting.items(), TOGETHER)]:
+        passed, room_wanted, model_wanted = 0, False, False
+        for number, request in [*self._waiting.items()]:
+            if len(self._active) >= TOGETHER or passed >= TOGETHER:
+                break
+            is_tuned = not self._shelf.is_base(request.model)
+            if is_tuned and not self._may_load(request.model):
+                model_wanted = True
+                continue
             try:
-                row = self._row(request) if self._may_load(request.model) else None
-                if row is None or not self._has_room(request.model, row):
-                    if time.monotonic() - request.since > PATIENCE:
-                        break
-                    continue
+                row = self._row(request)
                 if row.finish:
                     news.append(News(number, answer=self._shelf.decoder.answer(row)))
+                elif not self._has_room(request.model, row):
+                    passed, room_wanted = passed + 1, True
+                    continue
+                elif (room_wanted or (model_wanted and is_tuned)) and not self._has_turn(request.model, row):
+                    passed += 1
+                    continue
                 else:
                     self._enter(number, request, row)
             except Exception as error:
@@ -119,32 +132,36 @@ class Scheduler:
             del self._waiting[number]
         return news
 
-    def _may_load(self, model: str) -> bool:
-        """Whether this model can be had without a second tuned one in use: each takes as much memory as the base."""
-        used = {model for model, _ in self._lanes} - {model}
-        return self._shelf.is_base(model) or all(map(self._shelf.is_base, used))
+    def _may_load(self, tuned: str) -> bool:
+        """Whether a tuned model is in use, or may take the place of one that is not."""
+        used = {lane.model for lane in self._lanes.values() if not self._shelf.is_base(lane.model)}
+        return len(used | {tuned}) <= TUNED_KEPT
 
     def _row(self, request: _Request) -> Row:
         """The request as the model will read it. Raises UnknownModel, WeightsError, PromptError."""
         if request.row is None:
-            loaded = self._shelf.load(request.model)
-            request.row = self._shelf.decoder.row(request.request, loaded.settings)
+            settings = None if self._shelf.is_base(request.model) else self._shelf.settings(request.model)
+            request.row = self._shelf.decoder.row(request.request, settings)
         return request.row
 
     def _has_room(self, model: str, row: Row) -> bool:
         rows = [row for lane in self._lanes.values() for row in lane.rows.values()]
-        if not rows:
-            return True
         is_known = (model, row.prompt.prefix_ids) in self._lanes or len(self._lanes) < LANES
-        return is_known and len(rows) < TOGETHER and sum(other.tokens for other in [*rows, row]) <= TOKENS
+        return not rows or (is_known and sum(other.tokens for other in [*rows, row]) <= TOKENS)
+
+    def _has_turn(self, model: str, row: Row) -> bool:
+        """Whether a row may join a lane although somebody older waits."""
+        lane = self._lanes.get((model, row.prompt.prefix_ids))
+        return lane is not None and time.monotonic() - lane.since < TURN
 
     def _enter(self, number: int, request: _Request, row: Row) -> None:
         key = request.model, row.prompt.prefix_ids
         if key not in self._lanes:
             loaded = self._shelf.load(request.model)
-            self._lanes[key] = _Lane(reading.reader(loaded.model, _beginning(loaded, row.prompt)))
+            reader = reading.reader(loaded.model, _beginning(loaded, row.prompt))
+            self._lanes[key] = _Lane(request.model, reader, time.monotonic())
         self._lanes[key].rows[number] = row
-        self._active[number] = request
+        self._active[number], request.row = request, None
 
     def _leave(self, number: int) -> None:
         del self._active[number]
@@ -160,10 +177,13 @@ class Scheduler:
         """Let the model read what is unread in a lane, and every row choose what follows."""
         import torch
 
-        with torch.inference_mode():
-            cores.use(self._share.threads())  # a training, or somebody else, may want one
-            scores = lane.reader.read({number: row.unread for number, row in lane.rows.items()})
-            news = [self._choose(lane, number, line) for number, line in zip([*lane.rows], scores, strict=True)]
+        try:
+            with torch.inference_mode():
+                cores.use(self._share.threads())  # a training, or somebody else, may want one
+                scores = lane.reader.read({number: row.unread for number, row in lane.rows.items()})
+                news = [self._choose(lane, number, line) for number, line in zip([*lane.rows], scores, strict=True)]
+        except Exception as error:  # out of memory, for one
+            return [News(number, error=error) for number in lane.rows]
         return [told for told in news if told]
 
     def _choose(self, lane: _Lane, number: int, scores: Any) -> News | None:

@@ -35,15 +35,14 @@ class Loaded:
 class Shelf:
     """The base model, the tuned models in `models_dir`, and the checkpoints of the jobs in `jobs_dir`.
 
-    Whoever uses a model holds the `lock`; `tokenizer` and `decoder`, which all of them share, are there once one is
-    loaded.
+    Whoever uses a model holds the `lock`. All of them share a `tokenizer`, there once one is loaded, and a decoder.
     """
 
     def __init__(self, models_dir: Path, source: weights.Source, jobs_dir: Path | None = None) -> None:
         self.models_dir, self.source, self.jobs_dir = Path(models_dir), source, jobs_dir
         self.lock = threading.RLock()
         self.tokenizer: Any = None
-        self.decoder: Decoder
+        self._decoder: Decoder
         self._base: Loaded | None = None
         self._tuned: OrderedDict[str, Loaded] = OrderedDict()
 
@@ -61,9 +60,17 @@ class Shelf:
 
     def settings(self, model_id: str) -> Settings:
         """What a tuned model remembers of its training. Raises UnknownModel, for the base model too."""
-        found = self._read_settings(self._folder(model_id))
+        loaded = self._tuned.get(model_id)
+        found = loaded.settings if loaded else self._read_settings(self._folder(model_id))
         assert found is not None
         return found
+
+    @property
+    def decoder(self) -> Decoder:
+        """What writes their answers. Raises WeightsError."""
+        with self.lock:
+            self._loaded_base()
+            return self._decoder
 
     def merged(self, model_id: str) -> Any:
         """A tuned model with its adapter merged in, for somebody else to keep. Raises UnknownModel, WeightsError."""
@@ -95,7 +102,7 @@ class Shelf:
             model = model.to(_device())
             if packing.can_pack(model):
                 packing.pack(model)
-            self.decoder = Decoder(self.tokenizer, model)
+            self._decoder = Decoder(self.tokenizer, model)
             self._base = Loaded(model, None)
         return self._base
 

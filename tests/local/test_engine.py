@@ -323,6 +323,8 @@ def test_stop_and_max_tokens_end_an_answer(engine: Engine) -> None:
     stopped = engine.answer("tiny", [replace(request, stop=[stop])])[0]
     assert stopped.finish_reason == "stop"
     assert stopped.text == text[: text.index(stop)]
+    just = engine.answer("tiny", [replace(request, stop=[stop], max_tokens=stopped.completion_tokens)])[0]
+    assert just == stopped  # at its end where no more is allowed, too
     assert "".join(streamed(engine, replace(request, stop=[stop]))) == stopped.text
     short = engine.answer("tiny", [replace(request, max_tokens=3)])[0]
     assert (short.finish_reason, short.completion_tokens) == ("length", 3)

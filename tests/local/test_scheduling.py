@@ -12,9 +12,9 @@ import pytest
 from drone_ft.local import reading, scheduling, weights
 from drone_ft.local.decoding import Answer, Decoder
 from drone_ft.local.engine import Engine
-from drone_ft.local.prompt import PromptError
+from drone_ft.local.prompt import ChatRequest, PromptError
 from drone_ft.local.scheduling import News, Scheduler
-from drone_ft.local.shelf import UnknownModel
+from drone_ft.local.shelf import Shelf, UnknownModel
 from tests.local.test_engine import ID, WORDS, add_adapter, ask
 from tests.local.tiny import make_tiny_model
 
@@ -79,32 +79,90 @@ def test_who_comes_late_is_read_with_the_others_and_may_be_done_first(
     assert read[:3] == [1, 2, 2] and read[-1] == 1
 
 
-def test_models_and_prefixes_take_turns(engine: Engine, scheduler: Scheduler) -> None:
-    asked = [("tiny", ask(word, **TEXT)) for word in WORDS[:2]] + [(ID, ask(word, **TEXT)) for word in WORDS[:2]]
-    asked += [("tiny", replace(request, messages=[{"role": "system", "content": "You swim."}, *request.messages[1:]]))
-              for _, request in asked[:2]]  # fmt: skip
+def swim(request: ChatRequest, name: str = "swim") -> ChatRequest:
+    """The same request after another system prompt."""
+    return replace(request, messages=[{"role": "system", "content": f"You {name}."}, *request.messages[1:]])
+
+
+def test_models_and_prefixes_take_turns(engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [ask(word, **TEXT) for word in WORDS[:2]]
+    asked = [(model, request) for model in ("tiny", ID) for request in words] + [("tiny", swim(r)) for r in words]
     alone = [engine.answer(model, [request])[0] for model, request in asked]
+    turns: list[int] = []
+    lane_read = Scheduler._read
+    monkeypatch.setattr(Scheduler, "_read", lambda self, lane: (turns.append(id(lane)), lane_read(self, lane))[1])
     numbers = [scheduler.add(model, request) for model, request in asked]
-    lengths = [len(lane.rows) for lane in (scheduler.step(), scheduler._lanes)[1].values()]
-    assert lengths == [2, 2, 2]
-    ended = run(scheduler)
+    ended = last(scheduler.step())
+    assert [len(lane.rows) for lane in scheduler._lanes.values()] == [2, 2, 2]
+    ended |= run(scheduler)
     assert [ended[number] for number in numbers] == alone
+    assert len({*turns[:3]}) == 3 and turns[:3] == turns[3:6]
 
 
-def test_a_second_tuned_model_waits_until_the_first_is_done_and_is_then_not_overtaken(
+@pytest.fixture
+def loads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Tuned models as they are loaded; none is at first."""
+    for model in (ID, OTHER):
+        engine.forget(model)
+    found: list[str] = []
+    merged = Shelf.merged
+    monkeypatch.setattr(Shelf, "merged", lambda self, model: (found.append(model), merged(self, model))[1])
+    yield found
+
+
+def test_a_second_tuned_model_waits_until_the_first_is_done_and_is_not_overtaken_for_ever(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two at a time would take twice the memory; but for ever it does not wait."""
-    request = ask("hello", **TEXT)
-    first, second, base = (scheduler.add(model, request) for model in (ID, OTHER, "tiny"))
+    """Two at a time would take twice the memory. The base model, which is there anyway, holds nobody up."""
+    monkeypatch.setattr(scheduling, "TURN", 1000)
+    request, long = ask("hello", **TEXT), ask("hello", **TEXT | {"max_tokens": 40})
+    first, second, base = (scheduler.add(model, long) for model in (ID, OTHER, "tiny"))
     scheduler.step()
     assert set(scheduler._active) == {first, base}
     early = scheduler.add(ID, request)
     scheduler.step()
     assert set(scheduler._active) == {first, base, early}
-    monkeypatch.setattr(scheduling, "PATIENCE", 0)
-    late = scheduler.add(ID, request)
-    assert [*run(scheduler)][-2:] == [second, late]
+    monkeypatch.setattr(scheduling, "TURN", 0)
+    late, late_base = scheduler.add(ID, request), scheduler.add("tiny", request)
+    scheduler.step()
+    assert set(scheduler._active) == {first, base, early, late_base}
+    ended = [*run(scheduler)]
+    assert ended.index(late_base) < ended.index(first) < ended.index(second) < ended.index(late)
+
+
+def test_a_heap_of_requests_to_two_tuned_models_loads_each_once(
+    scheduler: Scheduler, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "TURN", 1000)
+    for word in WORDS * 3:
+        for model in (ID, OTHER):
+            scheduler.add(model, ask(word, **TEXT))
+    assert len(run(scheduler)) == 36 and loads == [ID, OTHER]
+
+
+def test_who_finds_no_room_loads_nothing(
+    scheduler: Scheduler, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "TOGETHER", 1)
+    for model in ("tiny", ID, OTHER, ID):
+        scheduler.add(model, ask("hello", **TEXT))
+    scheduler.step()
+    assert loads == []
+
+
+@pytest.mark.parametrize("turn", [0, 1000])
+def test_a_heap_of_requests_with_more_prefixes_than_lanes_is_read_together(
+    scheduler: Scheduler, read: list[int], monkeypatch: pytest.MonkeyPatch, turn: float
+) -> None:
+    monkeypatch.setattr(scheduling, "TURN", turn)
+    monkeypatch.setattr(scheduling, "LANES", 2)
+    for word in WORDS * 2:
+        for name in ("fly", "swim", "run"):
+            scheduler.add("tiny", swim(ask(word, **TEXT), name))
+    answers = run(scheduler).values()
+    assert len(answers) == 36 and all(isinstance(answer, Answer) for answer in answers)
+    if turn:
+        assert len(read) < 40 and max(read) == 12
 
 
 @pytest.mark.parametrize(("limit", "value"), [("TOGETHER", 2), ("TOKENS", 60), ("LANES", 1)])
@@ -112,10 +170,9 @@ def test_no_more_begin_than_there_is_room_for(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     monkeypatch.setattr(scheduling, limit, value)
-    systems = [{"role": "system", "content": f"You fly {name}."} for name in ("high", "low")]
     requests = [ask(word, **TEXT) for word in WORDS[:4]]
     if limit == "LANES":
-        requests = [replace(r, messages=[systems[at % 2], *r.messages[1:]]) for at, r in enumerate(requests)]
+        requests = [swim(request) if at % 2 else request for at, request in enumerate(requests)]
     numbers = {scheduler.add("tiny", request) for request in requests}
     ended: set[int] = set()
     while scheduler.busy:
@@ -125,15 +182,33 @@ def test_no_more_begin_than_there_is_room_for(
     assert ended == numbers
 
 
-def test_what_is_too_long_for_the_room_is_read_alone(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_long_for_the_room_is_read_alone(
+    scheduler: Scheduler, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduling, "TOKENS", 5)
-    assert len(run_all(scheduler, [ask(word, **TEXT) for word in WORDS[:2]])) == 2
+    for word in WORDS[:2]:
+        scheduler.add("tiny", ask(word, **TEXT))
+    ended = run(scheduler).values()
+    assert len(ended) == 2 and all(isinstance(answer, Answer) for answer in ended) and set(read) == {1}
 
 
-def run_all(scheduler: Scheduler, requests: list[Any]) -> dict[int, Answer | Exception]:
-    for request in requests:
-        scheduler.add("tiny", request)
-    return run(scheduler)
+def test_a_pass_that_fails_fails_only_those_it_read(
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, other = ask("hello", **TEXT), swim(ask("hello", **TEXT))
+    expected = engine.answer("tiny", [kept])[0]
+    engine.answer("tiny", [other])  # its prefix is known
+    read = reading.Packed.read
+
+    def full(self: reading.Packed, unread: dict[int, Any]) -> Any:
+        if doomed in unread:
+            raise MemoryError("no room")
+        return read(self, unread)
+
+    doomed, alive = scheduler.add("tiny", other), scheduler.add("tiny", kept)
+    monkeypatch.setattr(reading.Packed, "read", full)
+    ended = run(scheduler)
+    assert isinstance(ended[doomed], MemoryError) and ended[alive] == expected
 
 
 def test_what_goes_wrong_with_one_is_told_and_harms_no_other(

@@ -94,14 +94,14 @@ class FakeScheduler:
         said = request.messages[-1]["content"]
         if said == "break all":
             raise RuntimeError("everything broke")
-        if said == "for ever":
+        if said == "for ever" or told == ["one"]:
             time.sleep(0.01)
             return News(number)
         try:
             answer = answer_to(request)
         except Exception as error:
             return News(number, error=error)
-        words = answer.text.split(" ")
+        words = said.split(" ") if said.startswith("one word") else answer.text.split(" ")
         if streamed and len(told) < len(words):
             told.append(words[len(told)])
             return News(number, told[-1])
@@ -299,11 +299,34 @@ def test_streamed_calls_add_up_to_the_call(server, older):
     assert deltas[-1][1] == ("function_call" if older else "tool_calls")
 
 
-def test_a_stream_that_is_left_half_way_frees_the_engine(server):
-    stream = server.client.chat.completions.create(model=BASE, messages=HELLO, stream=True)
-    next(iter(stream))
-    stream.close()
+@pytest.mark.parametrize("said", ["for ever", "one word, then for ever"])
+def test_a_stream_that_is_left_frees_the_engine(server, said):
+    """Whether or not anything of it was told by then."""
+    server.engine.dropped.clear()
+    with pytest.raises(openai.APITimeoutError):
+        for _ in server.client.with_options(timeout=0.5).chat.completions.create(
+            model=BASE, messages=[{"role": "user", "content": said}], stream=True
+        ):
+            pass
+    wait_for(lambda: len(server.engine.dropped) == 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_more_requests_than_may_wait_are_refused_and_leave_nothing_behind(server, monkeypatch, stream):
+    server.engine.dropped.clear()
+    monkeypatch.setattr(server.app.state.routes.batcher, "_most", 2)
+    with refused(429, "rate_limit_exceeded"):
+        messages = [{"role": "user", "content": "for ever"}]
+        server.client.chat.completions.create(model=BASE, messages=messages, n=5, stream=stream)
+    wait_for(lambda: len(server.engine.dropped) == 2)
     assert server.client.chat.completions.create(model=BASE, messages=HELLO).choices[0].message.content
+
+
+def test_a_stream_whose_beginning_is_refused_gives_up_the_other_choices(server):
+    with refused(400, "invalid_value", "messages"):
+        messages = [{"role": "user", "content": "too long"}]
+        server.client.chat.completions.create(model=BASE, messages=messages, n=3, stream=True)
+    wait_for(lambda: not server.app.state.routes.batcher._asked)
 
 
 def test_questions_that_wait_together_are_answered_together(server):
