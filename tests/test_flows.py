@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,14 @@ class Place:
 class WritingEngine(FakeEngine):
     """The fake engine, which also writes as people speak."""
 
-    def _one(self, request: Any) -> Any:
-        answer = super()._one(request)
+    def answer(self, request: Any) -> Any:
+        answer = super().answer(request)
         if not request.schema:
             return answer
         name = next(iter(request.schema["properties"]))
         form = {"name": name if name in ("commands", "requests") else "values", "schema": request.schema}
         written = people.answer({"messages": request.messages, "response_format": {"json_schema": form}})
-        return type(answer)(text=written)
+        return replace(answer, calls=(), text=written, finish_reason="stop")
 
 
 def fixtures() -> list[dict[str, Any]]:

@@ -62,6 +62,20 @@ class FakeEngine:
     def scheduler(self):
         return FakeScheduler(self)
 
+    def answer(self, request):
+        said = request.messages[-1]["content"]
+        if said == "too long":
+            raise PromptError("The messages take too many tokens. Send fewer.", "messages")
+        if said == "endless":
+            raise CatalogError("The reference # leads back to itself.")
+        if said == "break":
+            raise RuntimeError("something broke")
+        if request.tools and request.tool_choice != "none" and said != "chat":
+            named = request.tool_choice["name"] if isinstance(request.tool_choice, dict) else "takeoff_drone"
+            calls = [(named, '{"altitude": 15}')] * (2 if said == "twice" and request.parallel else 1)
+            return Answer(tuple(calls), "", "tool_calls", 7, 3)
+        return Answer((), f"you said {said}", "stop", 7, 3)
+
 
 class FakeScheduler:
     """Answers all it has in one step; streamed text takes a step a word. What is asked "for ever" has no end."""
@@ -98,7 +112,7 @@ class FakeScheduler:
             time.sleep(0.01)
             return News(number)
         try:
-            answer = answer_to(request)
+            answer = self.engine.answer(request)
         except Exception as error:
             return News(number, error=error)
         words = said.split(" ") if said.startswith("one word") else answer.text.split(" ")
@@ -106,21 +120,6 @@ class FakeScheduler:
             told.append(words[len(told)])
             return News(number, told[-1])
         return News(number, answer=answer)
-
-
-def answer_to(request):
-    said = request.messages[-1]["content"]
-    if said == "too long":
-        raise PromptError("The messages take too many tokens. Send fewer.", "messages")
-    if said == "endless":
-        raise CatalogError("The reference # leads back to itself.")
-    if said == "break":
-        raise RuntimeError("something broke")
-    if request.tools and request.tool_choice != "none" and said != "chat":
-        named = request.tool_choice["name"] if isinstance(request.tool_choice, dict) else "takeoff_drone"
-        calls = [(named, '{"altitude": 15}')] * (2 if said == "twice" and request.parallel else 1)
-        return Answer(tuple(calls), "", "tool_calls", 7, 3)
-    return Answer((), f"you said {said}", "stop", 7, 3)
 
 
 class Running:

@@ -155,9 +155,10 @@ def test_a_missing_model_is_one_sentence_and_exit_code_2(tmp_path):
 def test_it_says_how_to_point_a_client_at_it_and_ends_when_nobody_needs_it(tiny, tmp_path):
     with Process(tmp_path, tiny, "--idle-exit", "1") as server:
         server.answering()
-        for _ in range(4):
-            httpx2.get(server.told["base_url"].replace("/v1", "/health"))
-            time.sleep(0.2)
+        with pytest.raises(httpx2.TransportError):  # it does not live for those who only look
+            for _ in range(100):
+                httpx2.get(server.told["base_url"].replace("/v1", "/health"))
+                time.sleep(0.1)
         code, said, errors = server.ended()
     assert code == 0 and f"OPENAI_BASE_URL={server.told['base_url']}" in said and errors == ""
     assert not server.note.exists()
