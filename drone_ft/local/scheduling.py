@@ -1,8 +1,8 @@
 """Requests on their way to an answer: which begin, which are read together, what is new after each pass.
 
 Rows of one model that share a prefix (system prompt and tools) are a lane: a pass reads what is unread of all its rows,
-end to end. Rows come and go between passes, and lanes take turns: nobody waits for the end of somebody else's answer.
-All that is unread is read in one pass, so a long prompt makes everybody wait while it is read.
+end to end, long prompts in parts. Rows come and go between passes, and lanes take turns: nobody waits for the end of
+somebody else's answer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from drone_ft.local.shelf import TUNED_KEPT, Loaded, Shelf
 
 TOGETHER = 128  # rows on their way at a time: more gain little speed and cost memory
 TOKENS = 8192  # of them, where their prompts are long
+PASS = 2048  # tokens read at a time: fewer cost speed, more let everybody wait too long for the next word
 LANES = 4
 PREFIXES_KEPT = 4
 TURN = 5.0  # seconds a lane takes in whoever fits; after them, nobody while others wait for its place
@@ -174,14 +175,20 @@ class Scheduler:
     # What is read
 
     def _read(self, lane: _Lane) -> list[News]:
-        """Let the model read what is unread in a lane, and every row choose what follows."""
+        """Let the model read what is unread in a lane, the shortest first; rows that are read choose what follows."""
         import torch
 
+        parts: dict[int, list[int]] = {}
+        left = PASS
+        for number, row in sorted(lane.rows.items(), key=lambda item: len(item[1].unread)):
+            if left:
+                parts[number], row.unread = row.unread[:left], row.unread[left:]
+                left -= len(parts[number])
         try:
             with torch.inference_mode():
                 cores.use(self._share.threads())  # a training, or somebody else, may want one
-                scores = lane.reader.read({number: row.unread for number, row in lane.rows.items()})
-                news = [self._choose(lane, number, line) for number, line in zip([*lane.rows], scores, strict=True)]
+                scores = lane.reader.read(parts)
+                news = [self._choose(lane, number, line) for number, line in zip(parts, scores, strict=True)]
         except Exception as error:  # out of memory, for one
             return [News(number, error=error) for number in lane.rows]
         return [told for told in news if told]
@@ -189,8 +196,9 @@ class Scheduler:
     def _choose(self, lane: _Lane, number: int, scores: Any) -> News | None:
         """What a pass brought for one row."""
         row, decoder = lane.rows[number], self._shelf.decoder
+        if row.unread:
+            return None
         try:
-            row.unread = []
             decoder.choose(row, scores)
             if not row.finish:
                 return self._piece(number, row)

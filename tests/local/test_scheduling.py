@@ -192,6 +192,19 @@ def test_what_is_too_long_for_the_room_is_read_alone(
     assert len(ended) == 2 and all(isinstance(answer, Answer) for answer in ended) and set(read) == {1}
 
 
+def test_a_long_prompt_is_read_in_parts_while_others_go_on(
+    engine: Engine, scheduler: Scheduler, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short = ask("up and down " * 40, **TEXT), ask("hello", **TEXT | {"max_tokens": 4})
+    expected = [engine.answer("tiny", [request])[0] for request in (long, short)]
+    monkeypatch.setattr(scheduling, "PASS", 20)
+    read.clear()
+    numbers = [scheduler.add("tiny", request) for request in (long, short)]
+    ended = run(scheduler)
+    assert [ended[number] for number in numbers] == expected
+    assert [*ended] == numbers[::-1] and len(read) > 15 and max(read) == 2
+
+
 def test_a_pass_that_fails_fails_only_those_it_read(
     engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
