@@ -100,6 +100,15 @@ def _read(text: str, tools: Sequence[Tool], writing: Writing) -> tuple[list[tupl
     return found, ""
 
 
+def may_be_call(text: str, tools: Sequence[Tool], writing: Writing) -> bool:
+    """Whether an answer that begins so is a call, or may still become one: no other text may begin like one."""
+    said, names = text.lstrip(), [function_of(tool)["name"] for tool in tools]
+    if mark := writing.before.lstrip()[:1]:
+        return bool(names) and said[:1] in ("", mark)
+    beginnings = [f"{name}{writing.between[:1]}" for name in names]
+    return any(said.startswith(beginning) or beginning.startswith(said) for beginning in beginnings)
+
+
 def _call(text: str, writing: Writing) -> tuple[str, str, str]:
     """(the name in front, what stands behind a name if it is there, the rest)."""
     return text.removeprefix(writing.before.lstrip()).partition(writing.between)

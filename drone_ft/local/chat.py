@@ -49,16 +49,6 @@ class Chat:
     stream: bool
     include_usage: bool
 
-    @property
-    def calls_possible(self) -> bool:
-        """Whether the answer may be a call, which is only known once it is complete."""
-        return bool(self.choices[0].callable)
-
-    @property
-    def streams_text(self) -> bool:
-        """Whether the answer can be told while it is written."""
-        return self.stream and not self.calls_possible and self.choices[0].logprobs is None
-
 
 def read_chat(body: Json) -> Chat:
     """The request in `body`; ApiError 400 says what is wrong with it, in the API's words."""

@@ -167,8 +167,10 @@ class Decoder:
         return Answer(tuple(made), text, finish, tokens, len(row.written), told)
 
     def settled_text(self, row: Row) -> str:
-        """The text of a row on its way, as far as nothing that follows can change it."""
+        """The text of a row on its way, as far as nothing that follows can change it; a call is none."""
         text = self._text(row)
+        if calls.may_be_call(text, row.request.callable, row.writing):
+            return ""
         return text[: len(text) - _held_back(text, row)]
 
     def _begin(self, row: Row, begun: list[int]) -> bool:

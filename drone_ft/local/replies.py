@@ -57,7 +57,9 @@ class Text:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._first: list[str] = []
-        self._promise = asyncio.wrap_future(batcher.ask(model, request, self._take))
+        # chances of tokens are told of a whole answer only
+        on_piece = self._take if request.logprobs is None else None
+        self._promise = asyncio.wrap_future(batcher.ask(model, request, on_piece))
         self._promise.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
     async def begin(self) -> None:
@@ -89,29 +91,27 @@ class Text:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
 
-def answer_events(chat: Chat, answers: Sequence[Answer]) -> Iterator[str]:
-    """Server-sent events of complete answers: calls are cut in pieces, text comes whole."""
-    chunk = _Chunk(chat)
-    for index, answer in enumerate(answers):
-        message = _message(answer, chat.older)
-        yield chunk(index, {"role": "assistant", "content": message["content"]}, logprobs=_logprobs(answer))
-        for delta in _call_deltas(message):
-            yield chunk(index, delta)
-        yield chunk(index, {}, _finish(answer, chat.older))
-    yield from chunk.end(answers)
-
-
-async def text_events(chat: Chat, texts: Sequence[Text]) -> AsyncIterator[str]:
-    """Server-sent events of text as the engine writes it."""
+async def events(chat: Chat, texts: Sequence[Text]) -> AsyncIterator[str]:
+    """Server-sent events of text as the engine writes it; what turns out to be calls is told at its end, in pieces."""
     chunk = _Chunk(chat)
     answers: list[Answer] = []
     try:
         for index, text in enumerate(texts):
-            yield chunk(index, {"role": "assistant", "content": ""})
+            begun = False
             async for piece in text.pieces():
+                if not begun:
+                    yield chunk(index, {"role": "assistant", "content": ""})
+                begun = True
                 yield chunk(index, {"content": piece})
-            answers.append(await text.answer())
-            yield chunk(index, {}, answers[-1].finish_reason)
+            answer = await text.answer()
+            if not begun:
+                message = _message(answer, chat.older)
+                whole = {"role": "assistant", "content": message["content"]}
+                yield chunk(index, whole, logprobs=_logprobs(answer))
+                for delta in _call_deltas(message):
+                    yield chunk(index, delta)
+            yield chunk(index, {}, _finish(answer, chat.older))
+            answers.append(answer)
         for last in chunk.end(answers):
             yield last
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,12 +104,9 @@ class Routes:
         """A chat completion, whole or streamed."""
         chat = read_chat(api.read_json(await request.body()))
         await run_in_threadpool(self._known, chat.model)
-        if chat.streams_text:
-            return _event_stream(replies.text_events(chat, await self._texts(chat, request)))
-        answers = await self._answers(chat, request)
         if chat.stream:
-            return _event_stream(replies.answer_events(chat, answers))
-        return JSONResponse(replies.completion(chat, answers))
+            return _event_stream(replies.events(chat, await self._texts(chat, request)))
+        return JSONResponse(replies.completion(chat, await self._answers(chat, request)))
 
     async def _texts(self, chat: Chat, request: Request) -> list[replies.Text]:
         """One a choice, the first of them begun: until then a refusal can still be a status."""
@@ -281,5 +278,5 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
         gone.cancel()
 
 
-def _event_stream(events: AsyncIterator[str] | Iterator[str]) -> Response:
+def _event_stream(events: AsyncIterator[str]) -> Response:
     return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})

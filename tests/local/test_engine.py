@@ -12,8 +12,8 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from drone_ft.local import decoding, reading, scheduling, shelf, weights
-from drone_ft.local.calls import JSON
+from drone_ft.local import calls, decoding, reading, scheduling, shelf, weights
+from drone_ft.local.calls import JSON, Writing
 from drone_ft.local.decoding import Answer, Decoder
 from drone_ft.local.engine import Engine
 from drone_ft.local.prompt import ChatRequest, PromptError, Settings, build, tools_key
@@ -105,6 +105,7 @@ HIGH = JSON.call("fly_up", {"altitude": 900})
 FAR = JSON.call("home", {"coordinates": {"latitude": 120.5, "longitude": 8.2}})
 LONG = JSON.call("camera", {"mode": "video", "duration": 36000})
 LAND = JSON.call("land", {})
+NAMED_FIRST = Writing("", "(", ")", None)
 FLY = [tool("fly_up", ALTITUDE), tool("fly_down"), *TOOLS[1:3], tool("land")]  # who wants "fly" wants no fly_down
 NEAR = JSON.call("fly_up", {"altitude": 90})
 
@@ -314,6 +315,44 @@ def test_plain_text_streams_in_the_pieces_of_the_whole_answer(engine: Engine) ->
     assert "".join(streamed(engine, request)) == whole.text
     assert whole.calls == ()
     assert whole.finish_reason in ("length", "stop")
+
+
+@pytest.mark.parametrize(
+    ("wish", "pieces"),
+    [
+        ("I do not know how to do that.", True),
+        ("land is what I would do", True),  # a function's name, but no call
+        (LAND, False),
+        (HIGH, False),  # which becomes another call
+    ],
+)
+def test_text_streams_where_a_call_could_have_been_and_a_call_never_does(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, wish: str, pieces: bool
+) -> None:
+    engine.answer("tiny", [ask("?")])
+    wish_for(monkeypatch, engine, wish, LAND)
+    request = ask("?", tools=FLY, tool_choice="auto", max_tokens=120)
+    told = streamed(engine, request)
+    answer = engine.answer("tiny", [request])[0]
+    assert "".join(told) == answer.text and (len(told) > 3) is pieces and bool(answer.calls) is not pieces
+
+
+@pytest.mark.parametrize(
+    ("writing", "said", "expected"),
+    [
+        (JSON, "", True),
+        (JSON, " {", True),
+        (JSON, "fly_up", False),
+        (NAMED_FIRST, "", True),
+        (NAMED_FIRST, "fly", True),
+        (NAMED_FIRST, "fly_up(", True),
+        (NAMED_FIRST, "fly_upwards", False),
+        (NAMED_FIRST, "Sure", False),
+    ],
+)
+def test_what_may_become_a_call_is_told_by_its_beginning(writing: Writing, said: str, expected: bool) -> None:
+    assert calls.may_be_call(said, FLY, writing) is expected
+    assert not calls.may_be_call(said, (), writing)
 
 
 def test_stop_and_max_tokens_end_an_answer(engine: Engine) -> None:

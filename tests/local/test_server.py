@@ -272,14 +272,18 @@ def test_a_conversation_with_results_of_calls_comes_in_todays_shape(server):
     assert messages[4]["tool_calls"][0]["id"] == messages[5]["tool_call_id"]
 
 
-def test_streamed_text_arrives_in_pieces_and_ends_with_usage(server):
+@pytest.mark.parametrize("given", [{}, {"tools": TOOLS}, {"functions": FUNCTIONS}])
+def test_streamed_text_arrives_in_pieces_and_ends_with_usage(server, given):
+    """Also where the answer could have been a call."""
+    messages = [{"role": "user", "content": "chat"}]
     chunks = [
         *server.client.chat.completions.create(
-            model=BASE, messages=HELLO, stream=True, stream_options={"include_usage": True}
+            model=BASE, messages=messages, stream=True, stream_options={"include_usage": True}, **given
         )
     ]
     pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
-    assert pieces == ["you", "said", "hello"]
+    assert pieces == ["you", "said", "chat"]
+    assert [chunk.choices[0].delta.role for chunk in chunks if chunk.choices].count("assistant") == 1
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]][-1] == "stop"
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 10
     assert len({chunk.id for chunk in chunks}) == 1
