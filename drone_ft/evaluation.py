@@ -209,27 +209,33 @@ def ask_all(
     on_progress: Callable[[int], None] = lambda done: None,
     at_once: int = AT_ONCE,
     memory: Memory | None = None,
+    before: Sequence[Answer] = (),
+    keep: Callable[[Answer], None] = lambda answer: None,
 ) -> tuple[list[Answer], float]:
     """Answers in the order of the prompts, and the seconds all of it took on the wall clock.
 
-    `on_progress` is told how many are done, at least once a second, and may raise to stop.
+    Prompts answered `before` are not asked; each new answer is handed to `keep` at once. `on_progress` is told how many
+    are done, at least once a second, and may raise to stop.
     """
     started = time.perf_counter()
     pool = ThreadPoolExecutor(at_once)
     try:
-        futures: list[Future[Answer]] = [
-            pool.submit(ask, client, model, catalog, prompt, memory=memory) for prompt in prompts
-        ]
-        waiting: set[Future[Answer]] = set(futures)
+        known = {answer.prompt: answer for answer in before}
+        futures: dict[int, Future[Answer]] = {
+            place: pool.submit(ask, client, model, catalog, prompt, memory=memory)
+            for place, prompt in enumerate(prompts)
+            if prompt not in known
+        }
+        waiting: set[Future[Answer]] = set(futures.values())
         while waiting:
             done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
-                future.result()
-            on_progress(len(futures) - len(waiting))
+                keep(future.result())
+            on_progress(len(prompts) - len(waiting))
     finally:
         # Whoever stops does not wait for the answers still on their way.
         pool.shutdown(wait=False, cancel_futures=True)
-    answers = [future.result() for future in futures]
+    answers = [futures[at].result() if at in futures else known[prompt] for at, prompt in enumerate(prompts)]
     if answers and all(answer.error for answer in answers):
         raise EndpointUnavailable(f"{model} answered none of {len(answers)} requests. {answers[0].error}")
     return answers, time.perf_counter() - started

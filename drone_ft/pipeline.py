@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -54,6 +55,7 @@ from drone_ft.work import Progress, StepProgress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
+REMEMBERED = 1.0  # seconds between two times the answers of an evaluation are written down
 MOST_LEFT_OUT = 300  # of a ledger, kept with its run; all of it is in a file
 
 
@@ -469,21 +471,33 @@ def _evaluate(
         shown = sent(catalog, one.endpoint)
         # Keys in their order: the model reads them so.
         digest = hashlib.sha256(json.dumps(shown.to_json()).encode()).hexdigest()
+        came, spent = _answered(progress, key, digest, cases)
+        began = written = time.monotonic()
+
+        def remember() -> None:
+            rows = [dataclasses.asdict(answer) for answer in came if not answer.error]
+            now = {"catalog": digest, "answers": rows, "seconds": spent + time.monotonic() - began}
+            progress.remember(answered={**progress.run.result.get("answered", {}), key: now})
+
+        def keep(answer: evaluation.Answer) -> None:
+            nonlocal written
+            came.append(answer)
+            if time.monotonic() - written > REMEMBERED:
+                remember()
+                written = time.monotonic()
+
         with progress.step(role) as step:
-            step.update(0, len(cases), one.model)
-            kept = _answered(progress, key, digest, cases)
-            if kept:
-                step.update(len(cases), len(cases), f"{one.model}, answered before")
-                return kept
-            prompts = [case.prompt for case in cases]
-            answers, seconds = evaluation.ask_all(
-                one.client, one.model, shown, prompts, lambda done: step.update(done, len(cases)), memory=store
-            )
-        before = progress.run.result.get("answered", {})
-        rows = [dataclasses.asdict(answer) for answer in answers]
-        now = {"catalog": digest, "answers": rows, "seconds": seconds}
-        progress.remember(answered={**before, key: now})
-        return answers, seconds
+            before = list(came)
+            told = f"{one.model}, {len(before):,} answered before" if before else one.model
+            step.update(len(before), len(cases), told)
+            prompts, tell = [case.prompt for case in cases], partial(step.update, total=len(cases))
+            try:
+                answers, seconds = evaluation.ask_all(
+                    one.client, one.model, shown, prompts, tell, memory=store, before=before, keep=keep
+                )
+            finally:
+                remember()
+        return answers, spent + seconds
 
     where = {key: asked[role].endpoint.name for key, role in keys.items()}
     report = compare(store, catalog, name, cases, list(keys), ask, where)
@@ -491,20 +505,17 @@ def _evaluate(
     return report
 
 
-def _answered(
-    progress: Progress, key: str, digest: str, cases: list[Case]
-) -> tuple[list[evaluation.Answer], float] | None:
-    """What a model answered in an earlier, broken-off run, when it had this catalog and cases and all answers came.
+def _answered(progress: Progress, key: str, digest: str, cases: list[Case]) -> tuple[list[evaluation.Answer], float]:
+    """What a model answered to these cases in an earlier, broken-off run, and the seconds that took.
 
     `key` is the model's in a report, `digest` its catalog's: the same words under another may deserve another call.
     """
     kept = progress.run.result.get("answered", {}).get(key)
     if not kept or kept.get("catalog") != digest:
-        return None
-    if [row["prompt"] for row in kept["answers"]] != [case.prompt for case in cases]:
-        return None
+        return [], 0.0
+    wanted = {case.prompt for case in cases}
     answers = [evaluation.Answer.from_json(row) for row in kept["answers"]]
-    return None if any(answer.error for answer in answers) else (answers, kept["seconds"])
+    return [answer for answer in answers if answer.prompt in wanted and not answer.error], kept["seconds"]
 
 
 def _mix(examples: list[Example], catalog: Catalog) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 import pytest
@@ -26,54 +27,51 @@ CLIENTS: Any = {"base": "the base's client", "tuned": "the tuned one's"}
 ASKED = {role: Asked(HERE, client, role) for role, client in CLIENTS.items()}
 
 
-def test_an_evaluation_broken_off_goes_on_with_the_model_it_had_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def ask_all(client: Any, model: str, *given: Any, memory: Any) -> tuple[list[Answer], float]:
-        assert client == CLIENTS[model]
-        asked.append(model)
-        if model == "tuned" and asked.count("tuned") == 1:
-            raise WorkCancelled("cancelled")
-        return [Answer(prompt, Call("reject_request", {}), seconds=0.5) for prompt in given[1]], 1.0
-
-    monkeypatch.setattr(evaluation, "ask_all", ask_all)
-    store = Store()
-    progress = Progress(Run("r", "evaluate"), store.save_run, lambda: False)
-    progress.plan(("base", "Base"), ("tuned", "Tuned"))
-    arguments = (store, progress, default_catalog(), "cases", CASES, ASKED)
-    with pytest.raises(WorkCancelled):
-        pipeline._evaluate(*arguments)
-    report = pipeline._evaluate(*arguments)
-    assert asked == ["base", "tuned", "tuned"]
-    assert store.report(report.id) == report and report.impossible("base") == (1, 1)
-    assert progress.run.result["report_id"] == report.id and not progress.run.result["answered"]
-    assert report.endpoints == {"base": endpoints.LOCAL, "tuned": endpoints.LOCAL}
-
-
-@pytest.mark.parametrize("changed", ["nothing", "catalog", "cases"])
-def test_kept_answers_serve_only_the_catalog_and_cases_they_were_given_for(
-    changed: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ("nothing", ["tuned: sing"]),
+        ("catalog", ["base: sing", "base: up", "tuned: sing", "tuned: up"]),  # the same words may deserve another call
+        ("cases", ["base: land", "tuned: land"]),
+    ],
+)
+def test_an_evaluation_broken_off_asks_only_what_was_not_answered(
+    changed: str, again: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
-    def ask_all(client: Any, model: str, *given: Any, memory: Any) -> tuple[list[Answer], float]:
+    def ask(client: Any, model: str, _catalog: Any, prompt: str, *, memory: Any) -> Answer:
         assert client == CLIENTS[model]
-        asked.append(model)
-        if asked == ["base", "tuned"]:
+        breaks = f"{model}: {prompt}" == "tuned: sing" not in asked
+        asked.append(f"{model}: {prompt}")
+        if breaks:
+            time.sleep(0.3)  # the other answer is there by then
             raise WorkCancelled("cancelled")
-        return [Answer(prompt, Call("reject_request", {}), seconds=0.5) for prompt in given[1]], 1.0
+        return Answer(prompt, Call("reject_request", {}), seconds=0.5)
 
-    monkeypatch.setattr(evaluation, "ask_all", ask_all)
-    store, catalog = Store(), default_catalog()
+    monkeypatch.setattr(evaluation, "ask", ask)
+    monkeypatch.setattr(pipeline, "REMEMBERED", 0)
+    store, catalog, cases = Store(), default_catalog(), CASES
     progress = Progress(Run("r", "evaluate"), store.save_run, lambda: False)
     progress.plan(("base", "Base"), ("tuned", "Tuned"))
     with pytest.raises(WorkCancelled):
-        pipeline._evaluate(store, progress, catalog, "cases", CASES, ASKED)
+        pipeline._evaluate(store, progress, catalog, "cases", cases, ASKED)
+    assert sorted(asked) == ["base: sing", "base: up", "tuned: sing", "tuned: up"]
+    kept = store.run("r")
+    assert kept and len(kept.result["answered"]["tuned"]["answers"]) == 1
+    asked[:] = ["tuned: sing"]
     if changed == "catalog":
         catalog = dataclasses.replace(catalog, functions=catalog.functions[1:])
-    cases = CASES[:1] if changed == "cases" else CASES
-    pipeline._evaluate(store, progress, catalog, "cases", cases, ASKED)
-    assert asked == ["base", "tuned", *(["tuned"] if changed == "nothing" else ["base", "tuned"])]
+    elif changed == "cases":
+        cases = [CASES[0], Case("land", Call("land_drone", {}))]
+    report = pipeline._evaluate(store, progress, catalog, "cases", cases, ASKED)
+    assert sorted(asked[1:]) == again
+    assert store.report(report.id) == report and [a.prompt for a in report.answers["tuned"]] == [
+        c.prompt for c in cases
+    ]
+    assert all(seconds > 0 for seconds in report.seconds.values())
+    assert progress.run.result["report_id"] == report.id and not progress.run.result["answered"]
+    assert report.endpoints == {"base": endpoints.LOCAL, "tuned": endpoints.LOCAL}
 
 
 def test_one_name_at_two_endpoints_is_two_models_each_asked_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
