@@ -101,17 +101,16 @@ def _read(text: str, tools: Sequence[Tool], writing: Writing) -> tuple[list[tupl
 
 
 def may_be_call(text: str, tools: Sequence[Tool], writing: Writing) -> bool:
-    """Whether an answer that begins so is a call, or may still become one: no other text may begin like one."""
-    said, names = text.lstrip(), [function_of(tool)["name"] for tool in tools]
-    if mark := writing.before.lstrip()[:1]:
-        return bool(names) and said[:1] in ("", mark)
-    beginnings = [f"{name}{writing.between[:1]}" for name in names]
+    """Whether an answer that begins so is a call, or may still become one."""
+    said = text.lstrip()
+    beginnings = [f"{writing.before.lstrip()}{function_of(tool)['name']}{writing.between[:1]}" for tool in tools]
     return any(said.startswith(beginning) or beginning.startswith(said) for beginning in beginnings)
 
 
 def _call(text: str, writing: Writing) -> tuple[str, str, str]:
-    """(the name in front, what stands behind a name if it is there, the rest)."""
-    return text.removeprefix(writing.before.lstrip()).partition(writing.between)
+    """(the name in front, what stands behind a name if it is there, the rest); empty where no call begins."""
+    before = writing.before.lstrip()
+    return text.removeprefix(before).partition(writing.between) if text.startswith(before) else ("", "", "")
 
 
 def _schemas(tools: Sequence[Tool]) -> dict[str, Any]:

@@ -294,9 +294,8 @@ def _unpack(bitmask: bytes, vocabulary: int) -> Any:
 
 def _held_back(text: str, row: Row) -> int:
     """Letters at the end that may still change: half a character, or the beginning of a stop sequence."""
-    if text.endswith("�"):
-        return len(text) - len(text.rstrip("�"))
+    whole = text.rstrip("�")
     for length in range(max((len(stop) for stop in row.request.stop), default=0), 0, -1):
-        if any(stop[:length] == text[-length:] for stop in row.request.stop if len(stop) >= length):
-            return length
-    return 0
+        if any(stop[:length] == whole[-length:] for stop in row.request.stop if len(stop) >= length):
+            return len(text) - len(whole) + length
+    return len(text) - len(whole)

@@ -276,6 +276,7 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)  # or asyncio complains that nobody looked
 
 
 def _event_stream(events: AsyncIterator[str]) -> Response:

@@ -1,8 +1,8 @@
 """Requests on their way to an answer: which begin, which are read together, what is new after each pass.
 
 Rows of one model that share a prefix (system prompt and tools) are a lane: a pass reads what is unread of all its rows,
-end to end, long prompts in parts. Rows come and go between passes, and lanes take turns: nobody waits for the end of
-somebody else's answer.
+end to end, long prompts in parts; only a prefix is read at one go, once. Rows come and go between passes, and lanes
+take turns: nobody waits for the end of somebody else's answer.
 """
 
 from __future__ import annotations
@@ -175,14 +175,17 @@ class Scheduler:
     # What is read
 
     def _read(self, lane: _Lane) -> list[News]:
-        """Let the model read what is unread in a lane, the shortest first; rows that are read choose what follows."""
+        """Let the model read what is unread in a lane; rows that are read choose what follows.
+
+        The shortest first, but the oldest always gets on: what is long would else wait for ever.
+        """
         import torch
 
-        parts: dict[int, list[int]] = {}
-        left = PASS
-        for number, row in sorted(lane.rows.items(), key=lambda item: len(item[1].unread)):
+        oldest, parts, left = min(lane.rows), dict[int, list[int]](), PASS
+        for number in sorted(lane.rows, key=lambda number: (number != oldest, len(lane.rows[number].unread))):
             if left:
-                parts[number], row.unread = row.unread[:left], row.unread[left:]
+                row, most = lane.rows[number], max(1, left // 2) if number == oldest else left
+                parts[number], row.unread = row.unread[:most], row.unread[most:]
                 left -= len(parts[number])
         try:
             with torch.inference_mode():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -322,6 +323,7 @@ def test_plain_text_streams_in_the_pieces_of_the_whole_answer(engine: Engine) ->
     [
         ("I do not know how to do that.", True),
         ("land is what I would do", True),  # a function's name, but no call
+        ('land", "arguments": {}}', True),  # nor this, without its beginning
         (LAND, False),
         (HIGH, False),  # which becomes another call
     ],
@@ -342,6 +344,9 @@ def test_text_streams_where_a_call_could_have_been_and_a_call_never_does(
     [
         (JSON, "", True),
         (JSON, " {", True),
+        (JSON, '{"name": "fly', True),
+        (JSON, '{"name": "walk", ', False),
+        (JSON, '{"city": "Ro', False),  # text in JSON, as a response_format wants it
         (JSON, "fly_up", False),
         (NAMED_FIRST, "", True),
         (NAMED_FIRST, "fly", True),
@@ -367,6 +372,17 @@ def test_stop_and_max_tokens_end_an_answer(engine: Engine) -> None:
     assert "".join(streamed(engine, replace(request, stop=[stop]))) == stopped.text
     short = engine.answer("tiny", [replace(request, max_tokens=3)])[0]
     assert (short.finish_reason, short.completion_tokens) == ("length", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "held_back"),
+    [("up", 0), ("up\ufffd", 1), ("up S", 1), ("up STO", 3), ("up ST\ufffd", 3), ("up STO up", 0), ("up STOP", 4)],
+)
+def test_what_may_be_half_a_letter_or_the_beginning_of_a_stop_sequence_is_not_told_yet(
+    text: str, held_back: int
+) -> None:
+    row: Any = SimpleNamespace(request=ask("?", stop=["STOP", "STé"]))
+    assert decoding._held_back(text, row) == held_back
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -192,17 +192,56 @@ def test_what_is_too_long_for_the_room_is_read_alone(
     assert len(ended) == 2 and all(isinstance(answer, Answer) for answer in ended) and set(read) == {1}
 
 
+@pytest.mark.parametrize("older", [0, 1])
 def test_a_long_prompt_is_read_in_parts_while_others_go_on(
-    engine: Engine, scheduler: Scheduler, read: list[int], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, older: int
 ) -> None:
+    """Whether or not it is the oldest of those on their way."""
     long, short = ask("up and down " * 40, **TEXT), ask("hello", **TEXT | {"max_tokens": 4})
-    expected = [engine.answer("tiny", [request])[0] for request in (long, short)]
+    requests = [ask("up", **TEXT)] * older + [long, short]
+    expected = [engine.answer("tiny", [request])[0] for request in requests]
     monkeypatch.setattr(scheduling, "PASS", 20)
-    read.clear()
-    numbers = [scheduler.add("tiny", request) for request in (long, short)]
-    ended = run(scheduler)
+    numbers = [scheduler.add("tiny", request) for request in requests]
+    ended: dict[int, Any] = {}
+    while numbers[-1] not in ended:
+        ended |= last(scheduler.step())
+    (lane,) = scheduler._lanes.values()
+    assert len(lane.rows[numbers[-2]].unread) > 100 and len(ended) == 1
+    ended |= run(scheduler)
     assert [ended[number] for number in numbers] == expected
-    assert [*ended] == numbers[::-1] and len(read) > 15 and max(read) == 2
+
+
+def test_a_long_prompt_gets_on_however_many_short_ones_come(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "PASS", 40)
+    long = scheduler.add("tiny", ask("up and down " * 40, **TEXT))
+    assert long in with_company(scheduler, lambda: ask("go up and then go down", **TEXT | {"max_tokens": 1}), each=4)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("LANES", 1), ("TOKENS", 150)])
+def test_who_finds_no_room_waits_for_a_turn_at_most(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(scheduling, limit, value)
+    monkeypatch.setattr(scheduling, "TURN", 0)
+    words = "up " * 60 if limit == "TOKENS" else "up"
+    for _ in range(2):
+        scheduler.add("tiny", ask("up", **TEXT))
+    scheduler.step()
+    other = scheduler.add("tiny", (ask if limit == "TOKENS" else lambda *a, **b: swim(ask(*a, **b)))(words, **TEXT))
+    assert other in with_company(scheduler, lambda: ask("go up", **TEXT), each=1)
+
+
+def with_company(scheduler: Scheduler, another: Callable[[], ChatRequest], each: int) -> set[int]:
+    """Who is answered in 100 passes while up to four others are always on their way, `each` new ones a pass."""
+    ended: set[int] = set()
+    company: set[int] = set()
+    for _ in range(100):
+        company |= {scheduler.add("tiny", another()) for _ in range(min(each, 4 - len(company)))}
+        ended |= last(scheduler.step()).keys()
+        company -= ended
+    return ended
 
 
 def test_a_pass_that_fails_fails_only_those_it_read(

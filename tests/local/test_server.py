@@ -47,6 +47,7 @@ class FakeEngine:
         self.batches: list[int] = []
         self.requests: list[object] = []
         self.dropped: list[int] = []
+        self.refused = 0
         self.seconds = 0.0
 
     def models(self):
@@ -108,7 +109,10 @@ class FakeScheduler:
         said = request.messages[-1]["content"]
         if said == "break all":
             raise RuntimeError("everything broke")
-        if said == "for ever" or told == ["one"]:
+        if said == "one too many" and not self.engine.refused:
+            self.engine.refused = number
+            return News(number, error=PromptError("The messages take too many tokens. Send fewer.", "messages"))
+        if said in ("for ever", "one too many") or told == ["one"]:
             time.sleep(0.01)
             return News(number)
         try:
@@ -307,7 +311,7 @@ def test_a_stream_that_is_left_frees_the_engine(server, said):
     """Whether or not anything of it was told by then."""
     server.engine.dropped.clear()
     with pytest.raises(openai.APITimeoutError):
-        for _ in server.client.with_options(timeout=0.5).chat.completions.create(
+        for _ in server.client.with_options(timeout=1.5).chat.completions.create(
             model=BASE, messages=[{"role": "user", "content": said}], stream=True
         ):
             pass
@@ -326,10 +330,11 @@ def test_more_requests_than_may_wait_are_refused_and_leave_nothing_behind(server
 
 
 def test_a_stream_whose_beginning_is_refused_gives_up_the_other_choices(server):
+    server.engine.dropped.clear()
     with refused(400, "invalid_value", "messages"):
-        messages = [{"role": "user", "content": "too long"}]
+        messages = [{"role": "user", "content": "one too many"}]
         server.client.chat.completions.create(model=BASE, messages=messages, n=3, stream=True)
-    wait_for(lambda: not server.app.state.routes.batcher._asked)
+    wait_for(lambda: len(server.engine.dropped) == 2)
 
 
 def test_questions_that_wait_together_are_answered_together(server):
@@ -360,7 +365,7 @@ def test_whoever_comes_late_does_not_wait_for_the_end_of_others(server):
             messages = [{"role": "user", "content": "for ever"}]
             server.client.with_options(timeout=seconds).chat.completions.create(model=BASE, messages=messages)
 
-    ask_for_ever(0.3)
+    ask_for_ever(1)
     wait_for(lambda: len(server.engine.dropped) == 1)
     other = threading.Thread(target=ask_for_ever, args=(2,))
     other.start()
