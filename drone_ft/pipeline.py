@@ -55,7 +55,7 @@ from drone_ft.work import Progress, StepProgress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
-REMEMBERED = 1.0  # seconds between two times the answers of an evaluation are written down
+REMEMBERED = 0.3  # seconds between two times the answers of an evaluation are written down
 MOST_LEFT_OUT = 300  # of a ledger, kept with its run; all of it is in a file
 
 
