@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -55,7 +56,6 @@ from drone_ft.work import Progress, StepProgress
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases"
 TEST_SPLIT = "test split"
-REMEMBERED = 0.3  # seconds between two times the answers of an evaluation are written down
 MOST_LEFT_OUT = 300  # of a ledger, kept with its run; all of it is in a file
 
 
@@ -471,23 +471,19 @@ def _evaluate(
         shown = sent(catalog, one.endpoint)
         # Keys in their order: the model reads them so.
         digest = hashlib.sha256(json.dumps(shown.to_json()).encode()).hexdigest()
-        came, spent = _answered(progress, key, digest, cases)
-        began = written = time.monotonic()
+        rows, spent = _answered(progress, key, digest, cases)
+        before, began = [evaluation.Answer.from_json(row) for row in rows], time.monotonic()
 
-        def remember() -> None:
-            rows = [dataclasses.asdict(answer) for answer in came if not answer.error]
+        def remember(urgent: bool) -> None:
             now = {"catalog": digest, "answers": rows, "seconds": spent + time.monotonic() - began}
-            progress.remember(answered={**progress.run.result.get("answered", {}), key: now})
+            progress.remember(urgent, answered={**progress.run.result.get("answered", {}), key: now})
 
         def keep(answer: evaluation.Answer) -> None:
-            nonlocal written
-            came.append(answer)
-            if time.monotonic() - written > REMEMBERED:
-                remember()
-                written = time.monotonic()
+            if not answer.error:
+                rows.append(dataclasses.asdict(answer))
+                remember(urgent=False)
 
         with progress.step(role) as step:
-            before = list(came)
             told = f"{one.model}, {len(before):,} answered before" if before else one.model
             step.update(len(before), len(cases), told)
             prompts, tell = [case.prompt for case in cases], partial(step.update, total=len(cases))
@@ -496,7 +492,7 @@ def _evaluate(
                     one.client, one.model, shown, prompts, tell, memory=store, before=before, keep=keep
                 )
             finally:
-                remember()
+                remember(urgent=True)
         return answers, spent + seconds
 
     where = {key: asked[role].endpoint.name for key, role in keys.items()}
@@ -505,7 +501,7 @@ def _evaluate(
     return report
 
 
-def _answered(progress: Progress, key: str, digest: str, cases: list[Case]) -> tuple[list[evaluation.Answer], float]:
+def _answered(progress: Progress, key: str, digest: str, cases: list[Case]) -> tuple[list[dict[str, Any]], float]:
     """What a model answered to these cases in an earlier, broken-off run, and the seconds that took.
 
     `key` is the model's in a report, `digest` its catalog's: the same words under another may deserve another call.
@@ -514,8 +510,7 @@ def _answered(progress: Progress, key: str, digest: str, cases: list[Case]) -> t
     if not kept or kept.get("catalog") != digest:
         return [], 0.0
     wanted = {case.prompt for case in cases}
-    answers = [evaluation.Answer.from_json(row) for row in kept["answers"]]
-    return [answer for answer in answers if answer.prompt in wanted and not answer.error], kept["seconds"]
+    return [row for row in kept["answers"] if row["prompt"] in wanted and not row["error"]], kept["seconds"]
 
 
 def _mix(examples: list[Example], catalog: Catalog) -> str:

@@ -143,9 +143,9 @@ class Progress:
         """A step as a context: running inside, done after, failed on an error."""
         return StepProgress(self, name)
 
-    def remember(self, **found: Any) -> None:
-        """Keep results at once, so that a run started again need not find them a second time."""
-        self._set(result={**self.run.result, **found})
+    def remember(self, urgent: bool = True, **found: Any) -> None:
+        """Keep results, so that a run started again need not find them a second time; unimportant ones as `change`."""
+        self._set(urgent, result={**self.run.result, **found})
 
     def check(self) -> None:
         """Raise WorkCancelled when somebody pressed cancel."""
@@ -155,14 +155,13 @@ class Progress:
     def change(self, name: str, urgent: bool = True, **what: Any) -> None:
         """Change a step; unimportant changes are written at most three times a second."""
         steps = tuple(dataclasses.replace(s, **what) if s.name == name else s for s in self.run.steps)
-        self.run = dataclasses.replace(self.run, steps=steps)
-        if urgent or time.monotonic() - self._last_saved > 0.3:
-            self._set()
+        self._set(urgent, steps=steps)
 
-    def _set(self, **what: Any) -> None:
+    def _set(self, urgent: bool = True, **what: Any) -> None:
         self.run = dataclasses.replace(self.run, **what)
-        self._save(self.run)
-        self._last_saved = time.monotonic()
+        if urgent or time.monotonic() - self._last_saved > 0.3:
+            self._save(self.run)
+            self._last_saved = time.monotonic()
 
 
 class StepProgress(AbstractContextManager["StepProgress"]):

@@ -50,7 +50,6 @@ def test_an_evaluation_broken_off_asks_only_what_was_not_answered(
         return Answer(prompt, Call("reject_request", {}), seconds=0.5)
 
     monkeypatch.setattr(evaluation, "ask", ask)
-    monkeypatch.setattr(pipeline, "REMEMBERED", 0)
     store, catalog, cases = Store(), default_catalog(), CASES
     progress = Progress(Run("r", "evaluate"), store.save_run, lambda: False)
     progress.plan(("base", "Base"), ("tuned", "Tuned"))
