@@ -56,13 +56,11 @@ class _Question:
     on_piece: Callable[[str], None] | None
     answer: Future[Answer] = field(default_factory=Future)
 
-    def end(self, news: News | Exception) -> None:
+    def end(self, news: News) -> None:
         """Keep the promise, unless nobody waits for it any more."""
         if not self.answer.set_running_or_notify_cancel():
             return
-        if isinstance(news, Exception):
-            self.answer.set_exception(news)
-        elif news.answer is not None:
+        if news.answer is not None:
             self.answer.set_result(news.answer)
         else:
             self.answer.set_exception(news.error)
@@ -115,9 +113,8 @@ class Batcher:
                 for news in scheduler.step():
                     self._tell(news)
             except Exception as error:
-                for question in self._asked.values():
-                    question.end(error)
-                self._asked.clear()
+                for number in [*self._asked]:
+                    self._tell(News(number, error=error))
                 scheduler = self._engine.scheduler()
 
     def _newly_asked(self, *, wait: bool) -> Iterator[_Question | None]:

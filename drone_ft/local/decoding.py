@@ -89,14 +89,14 @@ class Decoder:
         self._context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
         self._closers: Any = None
 
-    def row(self, request: ChatRequest, settings: Settings | None, among: Sequence[Tool] = ()) -> Row:
-        """A request at its beginning; `among`: the tools left to call, held to the bounds of their numbers.
+    def row(self, request: ChatRequest, settings: Settings | None) -> Row:
+        """A request at its beginning; `settings` are those of a tuned model. Raises PromptError."""
+        return self._row(request, settings, build(self._tokenizer, request, settings))
 
-        `settings` are those of a tuned model. Raises PromptError.
-        """
+    def _row(self, request: ChatRequest, settings: Settings | None, prompt: Prompt, among: Sequence[Tool] = ()) -> Row:
+        """A request whose prompt is known; `among`: the tools left to call, held to the bounds of their numbers."""
         import torch
 
-        prompt = build(self._tokenizer, request, settings)
         room = self._context - len(prompt.ids) - len(prompt.prefix_ids)
         if room <= 0:
             raise PromptError(
@@ -133,8 +133,8 @@ class Decoder:
         row.write([token])
         self._force(row)
         row.named = row.named or self._is_named(row)
-        if row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
-            row.finish = "stop" if row.finish != BEYOND else BEYOND
+        if row.finish != BEYOND and row.request.stop and any(stop in self._tail(row) for stop in row.request.stop):
+            row.finish = "stop"
 
     def other_way(self, row: Row) -> Row | None:
         """Where a number left its bounds: the likeliest other beginning, now held to them; None where all is well.
@@ -149,7 +149,7 @@ class Decoder:
             return None
         named = calls.named(self._tokenizer.decode(row.written), row.writing)
         left = [tool for tool in tools if function_of(tool)["name"] != named]
-        other = self.row(row.request, row.settings, among=left)
+        other = self._row(row.request, row.settings, row.prompt, among=left)
         for _, begun in sorted(row.others, reverse=True):
             if self._begin(other, begun):
                 break
